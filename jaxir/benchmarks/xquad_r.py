@@ -1,0 +1,156 @@
+"""XQuAD-R: which sentence, of any of eleven languages, answers the question?
+
+LAReQA (arXiv 2004.05484, section 3.1): every sentence of every paragraph is a candidate, the right
+answer is the sentence in which the answer span starts, and the sentences that answer the same
+question in the other languages are right answers too.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from jaxir.data.sentences import passage_text
+from jaxir.errors import UserError
+from jaxir.retrieval.retrieval_set import RetrievalSet
+
+# candidates in each language, from the benchmark's own README
+CANDIDATES = {
+    "ar": 1222,
+    "de": 1276,
+    "el": 1234,
+    "en": 1180,
+    "es": 1215,
+    "hi": 1244,
+    "ru": 1219,
+    "th": 852,
+    "tr": 1167,
+    "vi": 1209,
+    "zh": 1196,
+}
+QUESTIONS = 1190  # in each language
+PASSAGES = ("sentence", "sentence_with_paragraph")
+
+
+@dataclass
+class LanguageFile:
+    """What one language's file holds."""
+
+    question_ids: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)  # indexes into passages
+    passages: list[str] = field(default_factory=list)
+    passage_ids: list[str] = field(default_factory=list)
+
+
+def read_xquad_r(folder: str | Path, passage: str = "sentence") -> RetrievalSet:
+    """Read a folder of XQuAD-R files `ar.json` ... `zh.json`.
+
+    Args:
+        folder: where the eleven files are.
+        passage: what a candidate holds: "sentence", or "sentence_with_paragraph" as in LAReQA.
+
+    Raises:
+        UserError: a folder that is not XQuAD-R, whole and with the published counts.
+    """
+    if passage not in PASSAGES:
+        raise UserError(f"passage = {passage!r}: must be one of {', '.join(PASSAGES)}")
+    files = {language: Path(folder) / f"{language}.json" for language in CANDIDATES}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise UserError(f"{folder}: not an XQuAD-R folder, it lacks {', '.join(missing)}")
+    contents = {
+        language: read_language(file, language, passage) for language, file in files.items()
+    }
+    for language, content in contents.items():
+        counts = (len(content.questions), len(content.passages))
+        if counts != (QUESTIONS, CANDIDATES[language]):
+            raise UserError(
+                f"{files[language]}: {counts[0]} questions and {counts[1]} candidates, but "
+                f"XQuAD-R has {QUESTIONS} and {CANDIDATES[language]}: the file is not whole"
+            )
+    return join_languages("XQuAD-R", contents)
+
+
+def read_language(file: Path, language: str, passage: str) -> LanguageFile:
+    """Read one language of a LAReQA benchmark: SQuAD JSON with `sentence_breaks`.
+
+    Raises:
+        UserError: naming the file and the place in it.
+    """
+    try:
+        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: invalid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start} is not UTF-8") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: not SQuAD's format, which has data and paragraphs") from error
+    content = LanguageFile()
+    for number, paragraph in enumerate(paragraphs):
+        try:
+            _add_paragraph(content, paragraph, f"{language}-{number:03}", passage)
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"{file}, paragraph {number}: {error} is missing; XQuAD-R is XQuAD with "
+                "sentence_breaks, from LAReQA's repository"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"{file}, paragraph {number}: {error}") from error
+    return content
+
+
+def _add_paragraph(content: LanguageFile, paragraph: dict, name: str, passage: str) -> None:
+    context = paragraph["context"]
+    first = len(content.passages)
+    for number, (start, end) in enumerate(paragraph["sentence_breaks"]):
+        content.passages.append(passage_text(context[start:end], context, passage))
+        content.passage_ids.append(f"{name}-{number:02}")
+    for question in paragraph["qas"]:
+        start = question["answers"][0]["answer_start"]
+        content.question_ids.append(question["id"])
+        content.questions.append(question["question"])
+        content.answers.append(first + _sentence_at(start, paragraph, question["id"]))
+
+
+def _sentence_at(position: int, paragraph: dict, question_id: str) -> int:
+    for number, (start, end) in enumerate(paragraph["sentence_breaks"]):
+        if start <= position < end:
+            return number
+    raise ValueError(f"the answer of {question_id} starts in no sentence")
+
+
+def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet:
+    """Join languages into one task: equal question ids have each other's answers as right ones."""
+    languages = tuple(contents)
+    offsets = np.cumsum([0] + [len(content.passages) for content in contents.values()])
+    answers: dict[str, list[int]] = {}
+    for offset, content in zip(offsets, contents.values()):
+        for question_id, answer in zip(content.question_ids, content.answers):
+            answers.setdefault(question_id, []).append(int(offset) + answer)
+    widest = max(map(len, answers.values()))
+    padded = {key: rows + [-1] * (widest - len(rows)) for key, rows in answers.items()}
+    sides = [(number, content) for number, content in enumerate(contents.values())]
+    return RetrievalSet(
+        name=name,
+        languages=languages,
+        queries=[text for _, content in sides for text in content.questions],
+        query_ids=[
+            f"{languages[number]}-{question_id}"
+            for number, content in sides
+            for question_id in content.question_ids
+        ],
+        query_language=np.repeat(
+            np.arange(len(languages)), [len(content.questions) for _, content in sides]
+        ),
+        passages=[text for _, content in sides for text in content.passages],
+        passage_ids=[text for _, content in sides for text in content.passage_ids],
+        passage_language=np.repeat(
+            np.arange(len(languages)), [len(content.passages) for _, content in sides]
+        ),
+        relevant=np.array(
+            [padded[key] for _, content in sides for key in content.question_ids], np.int64
+        ),
+    )

@@ -1,0 +1,160 @@
+"""How commands read their flags, and how they end.
+
+Bare absl exits with 1 on `--help` and shows a traceback for a misspelt config field; here help exits
+with 0, and a user's mistake is one line and status 2.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxir.config import Config
+from jaxir.errors import RunError, UserError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Call `main` with the arguments and exit: 0, or what an error of ours says, in one line."""
+    try:
+        status = main(sys.argv)
+        sys.stdout.flush()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status or 0)
+
+
+def log_to_stderr() -> None:
+    """What jaxir has to say, in plain lines; of its libraries only their warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("jaxir")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def parse(argv: list[str], values: flags.FlagValues, usage: str) -> bool:
+    """Read the flags; prints the help and returns False where that was asked for.
+
+    Raises:
+        UserError: an unknown flag or field, or a value of the wrong type.
+    """
+    if any(argument.lstrip("-") in ("help", "helpfull", "h") for argument in argv[1:]):
+        print(usage.strip())
+        print("\nFlags:")
+        for name in sorted(set(values) - {"only_check_args", "flagfile", "undefok"}):
+            if not name.startswith("no"):
+                print(f"  --{name}: {values[name].help}")
+        return False
+    _resolve_config(argv)
+    try:
+        rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(values), 1)
+        hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+        raise UserError(f"--{error.flagname}: no such flag{hint}") from error
+    except flags.Error as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UserError(_misspelt(argv, error)) from error
+    if rest[1:]:
+        raise UserError(f"{rest[1]!r}: not a flag; see --help")
+    return True
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Define `--config FILE` and the overrides `--config.field=value`."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "a file that defines get_config(), looked for here, in configs/ and among those installed; "
+        "--config.FIELD=VALUE sets a field",
+        flag_values=values,
+    )
+
+
+def config_of(values: flags.FlagValues) -> Config:
+    """The config after all overrides.
+
+    Raises:
+        UserError: none was given, or get_config() returns something else.
+    """
+    if values.config is None:
+        raise UserError("--config is missing: name a config, e.g. --config demo.py")
+    if not isinstance(values.config, Config):
+        raise UserError("--config: get_config() must return a jaxir.config.Config")
+    return values.config
+
+
+def field_help(config: object, prefix: str = "config") -> Iterator[str]:
+    """`--config.field=default` of every field, for the help."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from field_help(value, f"{prefix}.{field.name}")
+        else:
+            yield f"  --{prefix}.{field.name}={value!r}"
+
+
+def config_name(argv: list[str]) -> str:
+    """Stem of the config's file name, "" where there is none."""
+    return next((Path(value).stem for _, value in _config_arguments(argv)), "")
+
+
+def _config_arguments(argv: list[str]) -> Iterator[tuple[int, str]]:
+    """Where on the command line the config's path stands, and the path."""
+    for place, argument in enumerate(argv):
+        if argument in ("--config", "-config") and place + 1 < len(argv):
+            yield place + 1, argv[place + 1]
+        elif argument.startswith(("--config=", "-config=")):
+            yield place, argument.split("=", 1)[1]
+
+
+def _resolve_config(argv: list[str]) -> None:
+    """Put the path of the file in place of a config's bare name."""
+    for place, value in list(_config_arguments(argv)):
+        path = find_config(value)
+        before = argv[place].split("=", 1)[0] + "=" if argv[place].startswith("-") else ""
+        argv[place] = before + str(path)
+
+
+def find_config(name: str) -> Path:
+    """Path of a config: as given, in configs/, or among those installed with the package.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    spec = importlib.util.find_spec("jaxir.configs")
+    shipped = list(spec.submodule_search_locations or []) if spec else []
+    folders = [Path(), Path("configs"), *map(Path, shipped)]
+    name = name if name.endswith(".py") else name + ".py"
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    names = sorted(path.name for folder in folders[1:] for path in folder.glob("[a-z]*.py"))
+    raise UserError(f"--config {name}: no such file; there are {', '.join(dict.fromkeys(names))}")
+
+
+def _misspelt(argv: list[str], error: Exception) -> str:
+    """The override that `error` came from, and the nearest field."""
+    fields = [line.split("=")[0].strip().lstrip("-") for line in field_help(Config())]
+    for argument in argv:
+        path = argument.lstrip("-").split("=", 1)[0]
+        if path.startswith("config.") and "[" not in path and path not in fields:
+            near = difflib.get_close_matches(path, fields, 1, cutoff=0.0)
+            return f"--{path}: no such field; the nearest is --{near[0]}"
+    return f"--config: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,334 @@
+"""What a run can be told: typed dataclasses, and the checks that need neither data nor devices.
+
+A config file `configs/NAME.py` defines `get_config()`, which returns a `Config`. The dataclasses are
+not frozen because command-line overrides (`--config.optimizer.learning_rate=1e-4`) assign to fields.
+This module imports neither JAX nor TensorFlow, so that `--help` answers at once.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from jaxir.errors import UserError
+
+ARCHITECTURES = ("xlm-roberta", "xlm-roberta-xl", "bert")
+POOLINGS = ("cls", "mean")
+BENCHMARKS = ("", "cldr", "xquad_r")
+PASSAGE_UNITS = ("paragraph", "sentence", "sentence_with_paragraph")
+
+
+@dataclass
+class EncoderConfig:
+    """Shape of a transformer encoder; the defaults are XLM-R base."""
+
+    architecture: str = "xlm-roberta"  # one of ARCHITECTURES; "xlm-roberta-xl" is pre-LayerNorm
+    vocab_size: int = 250_002
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate_size: int = 3072
+    positions: int = 514  # rows of the position table; XLM-R's first pad_id + 1 rows hold no token
+    token_types: int = 1
+    pad_id: int = 1
+    layer_norm_epsilon: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text, in tokens with the special ones, that the position table can hold."""
+        return self.positions if self.architecture == "bert" else self.positions - self.pad_id - 1
+
+
+@dataclass
+class DualEncoderConfig:
+    """One encoder shared by queries and passages, and what turns its output into an embedding."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    pooling: str = "mean"  # one of POOLINGS
+    dense: int = 0  # width of LaBSE's Dense(tanh) after pooling; 0: none
+    projection: int = 0  # width of a linear projection without bias, after that; 0: none
+    normalize: bool = True  # embeddings of length 1, so that a dot product is a cosine
+    compute_dtype: str = (
+        "bfloat16"  # of matrix products; parameters, softmax and LayerNorm: float32
+    )
+
+    @property
+    def embedding_size(self) -> int:
+        return self.projection or self.dense or self.encoder.hidden_size
+
+
+@dataclass
+class ModelConfig(DualEncoderConfig):
+    """The dual encoder of a run, where it starts from, and how texts become its input."""
+
+    init: str = ""  # folder or hub name to start from (decides the shape); "": random weights
+    tokenizer: str = ""  # folder, vocab.txt or hub name; "": the one of `init`
+    trained_tokenizer_size: int = 0  # train a tokenizer of that many pieces on the training texts
+    query_prefix: str = "Query: "
+    passage_prefix: str = "Passage: "
+    max_query_tokens: int = 64  # with the special tokens; longer texts are cut
+    max_passage_tokens: int = 256
+
+
+@dataclass
+class Fields:
+    """Names of the fields of a JSON line or Parquet row; "" where the file has none."""
+
+    id: str = "id"
+    query: str = "query"
+    passage: str = "passage"
+    query_language: str = "query_lang"
+    passage_language: str = "passage_lang"
+    hard_negatives: str = "hard_negatives"
+    answers: str = ""  # SQuAD's {"text": [...], "answer_start": [...]}; needed for sentences
+    text: str = ""  # a text that stands on both sides: as query and as passage of its translations
+
+
+@dataclass
+class Source:
+    """One source of training rows. Relative paths are looked up under `DataConfig.directory`."""
+
+    reader: str = "jsonl"  # a name in `jaxir.data.sources.READERS`
+    path: str = ""  # file, folder or glob ("{language}" is filled in); for tfds: "xquad/ar"
+    languages: tuple[str, ...] = ()  # (query,), (query, passage), or those of the parallel files
+    name: str = ""  # what reports call it; "": the path
+    parallel: str = ""  # sources with the same word here tie rows of equal id together; "": alone
+    split: str = "train"  # tfds only
+    fields: Fields = field(default_factory=Fields)  # of jsonl and parquet; id="" numbers the rows
+    language_codes: dict[str, str] = field(default_factory=dict)  # the file's code: the real one
+    skip: int = 0  # rows at the start that are left out
+    id_suffix: str = ""  # cut off the end of ids, e.g. "_{language}" (the file's own code)
+    drop_empty: bool = False  # leave out rows without a text instead of stopping
+    repair_answers: bool = False  # look for an answer that is not where its offset says
+
+
+@dataclass
+class DataConfig:
+    """Where the rows come from and how they are cut, held out and cached."""
+
+    directory: str = "."
+    sources: tuple[Source, ...] = ()
+    passage: str = "paragraph"  # one of PASSAGE_UNITS
+    cache: str = ""  # folder of the token cache; "": `tokens` in the workdir
+    held_out: float = 0.02  # share of the passages kept from training, for validation
+    held_out_limit: int = 2_000  # at most that many parallel groups are held out
+    drop_overlap_with: str = ""  # XQuAD-R folder: drop passages that share a 10-gram with it
+    hard_negatives: int = 0  # a row
+    limit: int = 0  # read at most that many parallel groups a source; 0: all
+
+
+@dataclass
+class Shares:
+    """Relative frequency of each kind of batch; any non-negative numbers with a positive sum."""
+
+    monolingual: float = 0.5  # one language for the whole batch
+    mixed_monolingual: float = 0.0  # query and passage in one language, rows in different ones
+    cross_lingual: float = 0.5  # query and passage of a row in different languages
+    multilingual: float = 0.0  # the two languages of each row drawn independently
+    english: float = 0.0
+
+
+@dataclass
+class HybridConfig:
+    """The batch schedule (arXiv 2408.10536, section 3): which rows make the batch of a step."""
+
+    shares: Shares = field(default_factory=Shares)
+    language_weights: str = "uniform"  # "uniform", "size" or "temperature"
+    language_temperature: float = 2.0  # weights are size ** (1 / temperature)
+    pair_per: str = "row"  # cross-lingual batches draw a language pair per "row" or per "batch"
+    one_source_batches: bool = False  # every batch from one source only
+
+
+@dataclass
+class LossConfig:
+    """InfoNCE over the global batch."""
+
+    temperature: float = 0.05
+    learned_temperature: bool = False
+    min_temperature: float = 0.01  # clamp of the learned one
+    max_temperature: float = 1.0
+    directions: str = "both"  # "query_to_passage" or "both"
+    false_negatives: str = "mask"  # "mask", "positives" or "keep"
+    matryoshka: tuple[int, ...] = ()  # also train these leading dimensions
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with warm-up."""
+
+    learning_rate: float = 3e-5
+    schedule: str = "cosine"  # after warm-up: "cosine", "linear" or "constant"
+    warmup_steps: int = 1_000
+    final_learning_rate: float = 0.0
+    weight_decay: float = 1e-2  # not on biases, LayerNorms and the temperature
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0  # of the gradient's global norm; 0: no clipping
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 1_000  # steps; the last step is always saved
+    keep: int = 2  # newest ones kept, besides the best
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured on the way and at the end."""
+
+    every: int = 1_000  # steps between evaluations on the held-out set; 0: at the end only
+    batch_size: int = 128  # texts encoded at a time
+    best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
+    benchmark: str = ""  # evaluated whole at the end: one of BENCHMARKS; "": none
+    benchmark_directory: str = ""  # where xquad_r lies
+    passage: str = "sentence"  # its candidates: "sentence" or "sentence_with_paragraph"
+    baselines: bool = False  # at the end also BM25 and the untrained model
+
+
+@dataclass
+class WatchConfig:
+    """How a run is watched. These fields may change when a run is resumed."""
+
+    every: int = 50  # steps between lines in metrics.jsonl
+    tensorboard: bool = True
+    wandb_project: str = ""  # "": no Weights & Biases
+    export: bool = True  # write the best checkpoint as a sentence-transformers folder at the end
+
+
+@dataclass
+class CompareConfig:
+    """Train the same config with other shares, side by side; empty: one run of `hybrid.shares`."""
+
+    shares: dict[str, Shares] = field(default_factory=dict)
+    seeds: int = 1
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    seed: int = 0
+    steps: int = 100_000
+    batch_size: int = 128  # pairs in the global batch, over all devices and processes
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+
+def _require(holds: bool, name: str, value: object, bound: str) -> None:
+    if not holds:
+        raise UserError(f"config.{name} = {value!r}: must be {bound}")
+
+
+def validate(config: Config) -> None:
+    """Check every value that can be judged without data, weights or devices.
+
+    Raises:
+        UserError: names the field, its value and the bound it breaks.
+    """
+    encoder = config.model.encoder
+    one_of = {
+        "model.encoder.architecture": (encoder.architecture, ARCHITECTURES),
+        "model.pooling": (config.model.pooling, POOLINGS),
+        "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
+        "data.passage": (config.data.passage, PASSAGE_UNITS),
+        "hybrid.language_weights": (
+            config.hybrid.language_weights,
+            ("uniform", "size", "temperature"),
+        ),
+        "hybrid.pair_per": (config.hybrid.pair_per, ("row", "batch")),
+        "loss.directions": (config.loss.directions, ("query_to_passage", "both")),
+        "loss.false_negatives": (config.loss.false_negatives, ("mask", "positives", "keep")),
+        "optimizer.schedule": (config.optimizer.schedule, ("cosine", "linear", "constant")),
+        "evaluation.benchmark": (config.evaluation.benchmark, BENCHMARKS),
+        "evaluation.best": (config.evaluation.best, ("loss", "map")),
+        "evaluation.passage": (config.evaluation.passage, ("sentence", "sentence_with_paragraph")),
+    }
+    for name, (value, allowed) in one_of.items():
+        _require(value in allowed, name, value, "one of " + ", ".join(allowed))
+    positive = {
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "model.encoder.vocab_size": encoder.vocab_size,
+        "model.encoder.hidden_size": encoder.hidden_size,
+        "model.encoder.layers": encoder.layers,
+        "model.encoder.heads": encoder.heads,
+        "model.encoder.intermediate_size": encoder.intermediate_size,
+        "hybrid.language_temperature": config.hybrid.language_temperature,
+        "loss.temperature": config.loss.temperature,
+        "loss.min_temperature": config.loss.min_temperature,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+        "evaluation.batch_size": config.evaluation.batch_size,
+        "watch.every": config.watch.every,
+        "compare.seeds": config.compare.seeds,
+    }
+    for name, value in positive.items():
+        _require(value > 0, name, value, "positive")
+    not_negative = {
+        "seed": config.seed,
+        "model.dense": config.model.dense,
+        "model.projection": config.model.projection,
+        "model.trained_tokenizer_size": config.model.trained_tokenizer_size,
+        "data.held_out_limit": config.data.held_out_limit,
+        "data.hard_negatives": config.data.hard_negatives,
+        "data.limit": config.data.limit,
+        "optimizer.warmup_steps": config.optimizer.warmup_steps,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "evaluation.every": config.evaluation.every,
+    }
+    for name, value in not_negative.items():
+        _require(value >= 0, name, value, "0 or more")
+    for name, value in {
+        "model.encoder.dropout": encoder.dropout,
+        "model.encoder.attention_dropout": encoder.attention_dropout,
+        "data.held_out": config.data.held_out,
+    }.items():
+        _require(0 <= value < 1, name, value, "at least 0 and under 1")
+    _require(
+        encoder.hidden_size % encoder.heads == 0,
+        "model.encoder.heads",
+        encoder.heads,
+        f"a divisor of hidden_size = {encoder.hidden_size}",
+    )
+    _require(
+        config.loss.min_temperature <= config.loss.temperature <= config.loss.max_temperature,
+        "loss.temperature",
+        config.loss.temperature,
+        f"from min_temperature = {config.loss.min_temperature} "
+        f"to max_temperature = {config.loss.max_temperature}",
+    )
+    for dimension in config.loss.matryoshka:
+        _require(dimension > 0, "loss.matryoshka", config.loss.matryoshka, "positive dimensions")
+    for source in config.data.sources:
+        _require(source.skip >= 0, f"data.sources ({source.path}).skip", source.skip, "0 or more")
+    for shares in (config.hybrid.shares, *config.compare.shares.values()):
+        values = dataclasses.asdict(shares)
+        for kind, share in values.items():
+            _require(0 <= share < float("inf"), f"hybrid.shares.{kind}", share, "0 or more")
+        _require(sum(values.values()) > 0, "hybrid.shares", values, "shares with a positive sum")
+
+
+def validate_shape(model: ModelConfig) -> None:
+    """Check what depends on the encoder's true shape, which `model.init` may have decided.
+
+    Raises:
+        UserError: names the field, its value and the bound it breaks.
+    """
+    for name in ("max_query_tokens", "max_passage_tokens"):
+        value = getattr(model, name)
+        _require(
+            3 <= value <= model.encoder.max_tokens,
+            f"model.{name}",
+            value,
+            f"from 3 to the model's {model.encoder.max_tokens} positions",
+        )

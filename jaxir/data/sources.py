@@ -1,0 +1,249 @@
+"""Readers: text files and TFDS datasets in, one `Row` at a time out.
+
+A reader is a generator function `(source, directory, passage_unit)`. It yields rows, None for a row
+that is left out, and may return counts (a `Counter`). It checks what can be seen in one row; what
+takes several rows to see (duplicate ids) is checked by `jaxir.data.collection`.
+
+A new reader is a function and one line in `READERS`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from jaxir.config import Source
+from jaxir.data.files import (
+    aligned_lines,
+    files_of,
+    lines_of,
+    parse_json,
+    read_json,
+    resolve,
+    two_languages,
+)
+from jaxir.data.rows import Row, RowMaker, read_answers
+from jaxir.errors import UserError
+
+Rows = Generator[Row | None, None, Counter[str] | None]
+
+
+def _squad_questions(document: Any, file: Path) -> Iterator[tuple[object, dict[str, Any]]]:
+    """(paragraph, question object) of a SQuAD document."""
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        raise UserError(f"{file}: not in SQuAD format; it must be an object with a list `data`")
+    for number, article in enumerate(document["data"], start=1):
+        try:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield paragraph["context"], dict(question)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file}: article {number} is not in SQuAD format "
+                f"(paragraphs > context, qas): {type(error).__name__} {error}"
+            ) from None
+
+
+def read_squad(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """SQuAD-format JSON: a file, folder or glob.
+
+    Questions without an answer in the file get the whole paragraph, those that SQuAD 2.0 marks as
+    unanswerable are left out.
+    """
+    make = RowMaker(source, passage_unit)
+    for file, shared_name, codes in files_of(source, directory, ".json"):
+        document = read_json(file)
+        for number, (paragraph, question) in enumerate(_squad_questions(document, file), start=1):
+            row_id = question.get("id") if source.fields.id else f"{shared_name}:{number}"
+            where = f"{file}: question {number}, id {row_id}"
+            if question.get("is_impossible"):
+                make.counts["unanswerable"] += 1
+                continue
+            answers = read_answers(question.get("answers"), where)
+            yield make.row(where, (question.get("question"), paragraph), codes, row_id, answers)
+    return make.counts
+
+
+def _record_row(
+    make: RowMaker, where: str, record: Mapping[str, Any], number_id: str, codes: tuple[str, str]
+) -> Row | None:
+    """The row that a JSON line or Parquet row stands for, by the field names of the source."""
+    fields = make.source.fields
+    row_id = record.get(fields.id) if fields.id else number_id
+    query_code = record.get(fields.query_language) or codes[0]
+    if fields.text:
+        texts = (record.get(fields.text),) * 2
+        return make.row(where, texts, (query_code, query_code), row_id)
+    hard_negatives = record.get(fields.hard_negatives) or []
+    if not isinstance(hard_negatives, list):
+        raise UserError(f"{where}: {fields.hard_negatives} must be a list of texts")
+    return make.row(
+        where,
+        (record.get(fields.query), record.get(fields.passage)),
+        (query_code, record.get(fields.passage_language) or codes[1]),
+        row_id,
+        read_answers(record.get(fields.answers), where) if fields.answers else [],
+        hard_negatives,
+    )
+
+
+def read_jsonl(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """JSON lines: a file, folder or glob, its fields named by `source.fields`.
+
+    A row's own languages come before those of the source. Blank lines are not rows.
+    """
+    make = RowMaker(source, passage_unit)
+    for file, shared_name, codes in files_of(source, directory, ".jsonl"):
+        for number, (where, line) in enumerate(lines_of(file), start=1):
+            if not line.strip():
+                continue
+            record = parse_json(line, where)
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: a {type(record).__name__}; each line must be an object")
+            yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
+    return make.counts
+
+
+def read_parquet(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """Parquet: a file, folder or glob, read by batches of rows; fields as for JSON lines."""
+    import pyarrow
+    import pyarrow.parquet
+
+    make = RowMaker(source, passage_unit)
+    wanted = {value for value in vars(source.fields).values() if value}
+    for file, shared_name, codes in files_of(source, directory, ".parquet"):
+        number = 0
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            columns = [name for name in table.schema_arrow.names if name in wanted]
+            for batch in table.iter_batches(batch_size=4096, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    where = f"{file}: row {number}"
+                    yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(
+                f"{file}: not readable as Parquet after row {number} ({error}); fetch it again"
+            ) from None
+    return make.counts
+
+
+def read_parallel_text(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """Line-aligned files, one a language ("{language}" in the path).
+
+    Each line stands on both sides, and its number is its id.
+    """
+    if "{language}" not in source.path or len(source.languages) < 2:
+        raise UserError(
+            f"source {source.path!r}: parallel text needs {{language}} in the path and 2 languages"
+        )
+    make = RowMaker(source, passage_unit)
+    paths = (source.path.replace("{language}", code) for code in source.languages)
+    for number, lines in aligned_lines([resolve(directory, path)[0] for path in paths]):
+        for code, (where, line) in zip(source.languages, lines, strict=True):
+            yield make.row(where, (line, line), (code, code), number)
+    return make.counts
+
+
+def read_parallel_tsv(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """Parallel text in one file, a column a language, tabs between; line numbers are the ids."""
+    make = RowMaker(source, passage_unit)
+    for where, line in lines_of(resolve(directory, source.path)[0]):
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != len(source.languages):
+            raise UserError(
+                f"{where}: {len(columns)} columns for the {len(source.languages)} languages "
+                f"{' '.join(source.languages)}; mend the line or `languages` of the source"
+            )
+        for code, text in zip(source.languages, columns, strict=True):
+            yield make.row(where, (text, text), (code, code), where.rpartition(":")[2])
+    return make.counts
+
+
+def read_line_aligned(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """A folder with a file of queries and a file of passages, line by line.
+
+    `fields.query` and `fields.passage` are the names of the two files; line numbers are the ids.
+    """
+    make, codes = RowMaker(source, passage_unit), two_languages(source)
+    names = (source.fields.query, source.fields.passage)
+    files = [resolve(directory, f"{source.path}/{name}")[0] for name in names]
+    for number, ((where, query), (_, passage)) in aligned_lines(files):
+        yield make.row(where, (query, passage), codes, number)
+    return make.counts
+
+
+def _tfds_examples(source: Source, directory: Path) -> Iterable[Any]:
+    import tensorflow_datasets
+
+    name = source.path.split("/")[0].split(":")[0]
+    try:
+        builder = tensorflow_datasets.builder(
+            source.path, data_dir=directory if (directory / name).is_dir() else None
+        )
+        builder.download_and_prepare()
+        return tensorflow_datasets.as_numpy(
+            builder.as_dataset(split=source.split, shuffle_files=False)
+        )
+    except Exception as error:  # TFDS raises its own, TensorFlow's and the network's
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"TFDS {source.path}, split {source.split}: {reason}; mend path and split of the "
+            f"source, or put the prepared dataset into {directory / name}"
+        ) from error
+
+
+def read_tfds(source: Source, directory: Path, passage_unit: str) -> Rows:
+    """A question-answering dataset of TFDS with SQuAD's features: `xquad/ar`, `squad`, `mlqa/ar`.
+
+    It is looked for in `directory`, then in TFDS's own data folder; TFDS fetches what is missing.
+    """
+    make, codes = RowMaker(source, passage_unit), two_languages(source)
+    for number, example in enumerate(_tfds_examples(source, directory), start=1):
+        where = f"TFDS {source.path}, split {source.split}: example {number}"
+        if not isinstance(example, dict) or not {"question", "context"} <= example.keys():
+            raise UserError(f"{where}: no `question` and `context`; use a SQuAD-like dataset")
+        row_id = example["id"].decode() if source.fields.id and "id" in example else number
+        given = example.get("answers", {"text": [], "answer_start": []})
+        starts = [int(start) for start in given["answer_start"]]
+        answers = {"text": [text.decode() for text in given["text"]], "answer_start": starts}
+        texts = (example["question"].decode(), example["context"].decode())
+        yield make.row(where, texts, codes, row_id, read_answers(answers, where))
+    return make.counts
+
+
+READERS: dict[str, Callable[[Source, Path, str], Rows]] = {
+    "squad": read_squad,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "parallel_text": read_parallel_text,
+    "parallel_tsv": read_parallel_tsv,
+    "line_aligned": read_line_aligned,
+    "tfds": read_tfds,
+}
+
+
+def read_rows(
+    source: Source, directory: Path, passage_unit: str, counts: Counter[str]
+) -> Iterator[Row]:
+    """Rows of a source.
+
+    Args:
+        source: where they are.
+        directory: relative paths of the source are looked up here.
+        passage_unit: one of `jaxir.config.PASSAGE_UNITS`.
+        counts: at the end the reader's counts (see `RowMaker`) are added to it.
+
+    Raises:
+        UserError: names file and line, row or id, and how to mend it.
+    """
+    if source.reader not in READERS:
+        raise UserError(f"reader = {source.reader!r}: must be one of {', '.join(READERS)}")
+
+    def rows() -> Iterator[Row | None]:
+        counts.update((yield from READERS[source.reader](source, directory, passage_unit)) or {})
+
+    for row in islice(rows(), source.skip, None):
+        if row is not None:
+            yield row

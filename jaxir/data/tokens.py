@@ -1,0 +1,202 @@
+"""Token ids of texts, made once for each (tokenizer, text) and memory-mapped from then on.
+
+Dimension key: T texts, R texts asked for, L token limit.
+
+The cache is a folder a tokenizer, of segments that are never changed: a segment holds the ids of some
+texts without special tokens and uncut, so that prefixes aside no option of a run makes it stale, and the
+hash of every text it knows. A segment appears by one rename, whole or not at all; a build that was
+killed goes on with the texts that are still missing.
+"""
+
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt64
+from tqdm import tqdm
+
+from jaxir.errors import UserError
+
+TEXTS_PER_SEGMENT = 500_000
+TEXTS_PER_CALL = 4_000  # the tokenizer's own threads share these
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids of T texts, and what a tokenizer puts around and after them.
+
+    A text's ids are the slice [start, start + length) of `ids`, a list of memory-mapped segments.
+    """
+
+    segments: tuple[Int32[np.ndarray, "_"], ...]
+    segment: Int[np.ndarray, "T"]
+    start: Int[np.ndarray, "T"]
+    length: Int[np.ndarray, "T"]
+    before: tuple[int, ...]  # special tokens, e.g. <s>
+    after: tuple[int, ...]  # e.g. </s>
+    pad_id: int
+
+    def padded(
+        self, texts: Int[np.ndarray, "R"], limit: int
+    ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R"]]:
+        """Ids of some texts, cut to `limit` tokens with the special ones, and their lengths.
+
+        A text of number -1 is absent: nothing but padding, length 0.
+        """
+        present = texts >= 0
+        first, last = len(self.before), len(self.after)
+        content = np.minimum(self.length[texts], limit - first - last) * present
+        columns = np.arange(limit)[None, :] - first
+        inside = (columns >= 0) & (columns < content[:, None])
+        ids = np.full((len(texts), limit), self.pad_id, np.int32)
+        for number, stored in enumerate(self.segments):
+            mine = inside & (self.segment[texts] == number)[:, None]
+            ids[mine] = stored[(self.start[texts][:, None] + columns)[mine]]
+        for place, token in enumerate(self.before):
+            ids[present, place] = token
+        for place, token in enumerate(self.after):
+            ids[present, first + content[present] + place] = token
+        return ids, ((content + first + last) * present).astype(np.int32)
+
+
+def read_tokens(texts: Sequence[str], tokenizer: Any, cache: Path) -> Tokens:
+    """Token ids of `texts`, equal to the tokenizer's own; what the cache lacks is tokenized first.
+
+    Raises:
+        UserError: the disk is full, or the cache was damaged.
+    """
+    folder = cache / fingerprint(tokenizer)[:32]
+    hashes = _hashes(texts)
+    stored = [_open(path) for path in sorted(folder.glob("segment-*"))]
+    found = _find(hashes, stored)
+    missing = np.unique(hashes[found[0] < 0], axis=0, return_index=True)[1]
+    if len(missing):
+        missing = np.flatnonzero(found[0] < 0)[np.sort(missing)]
+        _build(texts, hashes, missing, tokenizer, folder)
+        stored = [_open(path) for path in sorted(folder.glob("segment-*"))]
+        found = _find(hashes, stored)
+    segment, start, length = found
+    before, after = _frame(tokenizer)
+    ids = tuple(part.ids for part in stored)
+    return Tokens(ids, segment, start, length, before, after, tokenizer.pad_token_id)
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of all that decides a tokenizer's ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # truncation and padding are state of the last call, not part of what the tokenizer is
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+        return hashlib.sha256(backend.to_str().encode()).hexdigest()
+    with tempfile.TemporaryDirectory() as folder:
+        digest = hashlib.sha256()
+        for name in sorted(tokenizer.save_pretrained(folder)):
+            digest.update(Path(name).read_bytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Segment:
+    hashes: UInt64[np.ndarray, "T 2"]  # sorted by the first word
+    starts: Int[np.ndarray, "T"]
+    lengths: Int[np.ndarray, "T"]
+    ids: Int32[np.ndarray, "_"]
+
+
+def _open(path: Path) -> _Segment:
+    try:
+        parts = [np.load(path / f"{name}.npy", mmap_mode="r") for name in _Segment.__annotations__]
+        segment = _Segment(*parts)
+        if int(segment.lengths.sum()) != len(segment.ids):
+            raise ValueError("ids are missing")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: damaged token cache ({error}); delete that folder") from error
+    return segment
+
+
+def _hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "T 2"]:
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
+
+
+def _find(
+    hashes: UInt64[np.ndarray, "T 2"], stored: Sequence[_Segment]
+) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"], Int[np.ndarray, "T"]]:
+    """Segment (-1: none), start and length of every text."""
+    segment, start, length = np.full((3, len(hashes)), -1)
+    for number, part in enumerate(stored):
+        place = np.searchsorted(part.hashes[:, 0], hashes[:, 0]).clip(max=len(part.hashes) - 1)
+        known: Bool[np.ndarray, T] = (part.hashes[place] == hashes).all(axis=1)
+        segment[known] = number
+        start[known], length[known] = part.starts[place[known]], part.lengths[place[known]]
+    return segment, start, length
+
+
+def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Special tokens before and after a text."""
+    framed = tokenizer("a")["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    for first in range(len(framed) - len(bare) + 1):
+        if framed[first : first + len(bare)] == bare:
+            return tuple(framed[:first]), tuple(framed[first + len(bare) :])
+    raise UserError(f"the tokenizer {tokenizer.name_or_path!r} changes a text between its markers")
+
+
+def _build(
+    texts: Sequence[str],
+    hashes: UInt64[np.ndarray, "T 2"],
+    missing: Int[np.ndarray, "_"],
+    tokenizer: Any,
+    folder: Path,
+) -> None:
+    with tqdm(total=len(missing), desc="tokenizing", unit=" texts", disable=None) as progress:
+        for first in range(0, len(missing), TEXTS_PER_SEGMENT):
+            chosen = missing[first : first + TEXTS_PER_SEGMENT]
+            chosen = chosen[np.argsort(hashes[chosen, 0], kind="stable")]
+            ids: list[np.ndarray] = []
+            for call in range(0, len(chosen), TEXTS_PER_CALL):
+                part = [texts[i] for i in chosen[call : call + TEXTS_PER_CALL]]
+                encoded = tokenizer(
+                    part,
+                    add_special_tokens=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,  # texts longer than the model are cut when batches are made
+                )
+                ids.extend(np.array(row, np.int32) for row in encoded["input_ids"])
+                progress.update(len(part))
+            _write(folder, hashes[chosen], ids)
+
+
+def _write(folder: Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.ndarray]) -> None:
+    lengths = np.array([len(row) for row in ids], np.int64)
+    name = "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
+    arrays = {
+        "hashes": hashes,
+        "starts": np.cumsum(lengths) - lengths,
+        "lengths": lengths,
+        "ids": np.concatenate([*ids, np.empty(0, np.int32)]),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
+        try:
+            for part, array in arrays.items():
+                np.save(temporary / f"{part}.npy", array)
+            temporary.rename(folder / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return  # another process was faster with the same texts
+        raise UserError(
+            f"{folder}: cannot write the token cache ({error.strerror or error}); "
+            "free some space or set config.data.cache to another folder"
+        ) from error

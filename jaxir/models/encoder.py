@@ -1,0 +1,215 @@
+"""One transformer encoder for XLM-R, XLM-R XL and BERT/LaBSE.
+
+Dimension key: B batch, L length in tokens, D hidden size, H heads, K width of a head, N layers,
+V rows of an embedding table.
+
+XLM-R is arXiv 1911.02116, XLM-R XL arXiv 2105.00572, BERT arXiv 1810.04805, LaBSE arXiv 2007.01852.
+What tells them apart: XLM-R counts positions from `pad_id + 1` and skips padding; XL normalises
+before each block and once at the end, but not its embeddings; BERT counts positions from 0.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxir.config import EncoderConfig
+from jaxir.errors import UserError
+
+_INIT = nnx.initializers.normal(0.02)
+
+
+def gathered(params):
+    """The same parameters, whole on every device of their mesh.
+
+    Replicated parameters are left alone; sharded ones (FSDP) are gathered where they are used, and
+    their gradient is scattered back.
+    """
+
+    def whole(leaf):
+        mesh = jax.typeof(leaf).sharding.mesh
+        return jax.reshard(leaf, NamedSharding(mesh, P())) if mesh.explicit_axes else leaf
+
+    return jax.tree.map(whole, params)
+
+
+def _sharding_with_width(ids: Array) -> NamedSharding | None:
+    """Sharding of the vectors looked up for `ids`, which JAX cannot infer; None without a mesh."""
+    sharding = jax.typeof(ids).sharding
+    if not sharding.mesh.explicit_axes:
+        return None
+    return NamedSharding(sharding.mesh, P(*sharding.spec, None))
+
+
+def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    """Rows of the table; an id beyond it gives NaN, so that the loss shows it."""
+    return table.at[ids].get(
+        mode="fill", fill_value=jnp.nan, out_sharding=_sharding_with_width(ids)
+    )
+
+
+def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
+    """Inverted dropout; the mask is a function of key and global position, not of the devices."""
+    if key is None or rate == 0:
+        return x
+    sharding = jax.typeof(x).sharding
+    sharding = sharding if sharding.mesh.explicit_axes else None
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=sharding)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def attention(
+    query: Float[Array, "B L H K"],
+    key: Float[Array, "B L H K"],
+    value: Float[Array, "B L H K"],
+    mask: Bool[Array, "B L"],
+    rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, "B L H K"]:
+    """Scaled dot-product attention to the tokens of the mask, with dropout on the probabilities.
+
+    The softmax is in float32. A row without any token attends evenly to its padding: no NaN.
+    Source: arXiv 1706.03762, section 3.2.1.
+    """
+    mask = mask[:, None, None, :]
+    if dropout_key is None or rate == 0:
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    scores = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    probabilities = dropout(jax.nn.softmax(scores), rate, dropout_key).astype(value.dtype)
+    return jnp.einsum("bhlm,bmhk->blhk", probabilities, value)
+
+
+class Norm(nnx.LayerNorm):
+    """LayerNorm in float32 whose output has the dtype of its input."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        super().__init__(
+            config.hidden_size,
+            epsilon=config.layer_norm_epsilon,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "B L D"], *, mask=None) -> Float[Array, "B L D"]:
+        """Normalise each vector."""
+        return super().__call__(x, mask=mask).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """Self-attention and feed-forward block, each with dropout, residual and LayerNorm."""
+
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.config = config
+        linear = partial(nnx.Linear, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.query = linear(width, width)
+        self.key = linear(width, width)
+        self.value = linear(width, width)
+        self.attention_output = linear(width, width)
+        self.attention_norm = Norm(config, rngs=rngs)
+        self.intermediate = linear(width, inner)
+        self.output = linear(inner, width)
+        self.feed_forward_norm = Norm(config, rngs=rngs)
+
+    def attend(
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+    ) -> Float[Array, "B L D"]:
+        """Multi-head self-attention."""
+        heads = (*x.shape[:2], self.config.heads, -1)
+        query, keys, values = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
+        rate = self.config.attention_dropout
+        return self.attention_output(
+            attention(query, keys, values, mask, rate, key).reshape(x.shape)
+        )
+
+    def feed_forward(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Two dense layers with the exact GELU between them."""
+        return self.output(jax.nn.gelu(self.intermediate(x), approximate=False))
+
+    def __call__(
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+    ) -> Float[Array, "B L D"]:
+        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no key, no dropout."""
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        drop = partial(dropout, rate=self.config.dropout)
+        if self.config.architecture == "xlm-roberta-xl":
+            x = x + drop(self.attend(self.attention_norm(x), mask, keys[0]), key=keys[1])
+            return x + drop(self.feed_forward(self.feed_forward_norm(x)), key=keys[2])
+        x = self.attention_norm(x + drop(self.attend(x, mask, keys[0]), key=keys[1]))
+        return self.feed_forward_norm(x + drop(self.feed_forward(x), key=keys[2]))
+
+
+class Encoder(nnx.Module):
+    """Embeddings and a stack of layers whose parameters have a leading axis N."""
+
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        embedding = partial(nnx.Embed, features=config.hidden_size, embedding_init=_INIT, rngs=rngs)
+        self.token_embedding = embedding(config.vocab_size)
+        self.position_embedding = embedding(config.positions)
+        self.token_type_embedding = embedding(config.token_types)
+        keys = jax.random.split(rngs.params(), config.layers)
+        self.layers = nnx.vmap(lambda key: Layer(config, dtype, nnx.Rngs(key)))(keys)
+        if config.architecture == "xlm-roberta-xl":
+            self.final_norm = Norm(config, rngs=rngs)
+        else:
+            self.embedding_norm = Norm(config, rngs=rngs)
+
+    def embed(
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+    ) -> Float[Array, "B L D"]:
+        """Sum of token, position and token type 0, normalised but in XL."""
+        length, positions = ids.shape[1], self.position_embedding.embedding[...]
+        x = lookup(self.token_embedding.embedding[...], ids)
+        if self.config.architecture == "bert":
+            x = x + positions[None, :length]
+        else:
+            counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32) * mask
+            x = x + lookup(positions, counts + self.config.pad_id)
+        x = x + self.token_type_embedding.embedding[...][None, :1]
+        if self.config.architecture != "xlm-roberta-xl":
+            x = self.embedding_norm(x)
+        return dropout(x, self.config.dropout, key).astype(self.dtype)
+
+    def __call__(
+        self,
+        ids: Int[Array, "B L"],
+        mask: Bool[Array, "B L"],
+        dropout_key: PRNGKeyArray | None = None,
+        all_states: bool = False,
+    ) -> Float[Array, "B L D"] | Float[Array, "N+1 B L D"]:
+        """Last hidden states, or those of the embeddings and of every layer; no key, no dropout.
+
+        As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
+
+        Raises:
+            UserError: the texts are longer than the position table.
+        """
+        if ids.shape[1] > self.config.max_tokens:
+            raise UserError(
+                f"texts of {ids.shape[1]} tokens: the model has positions for "
+                f"{self.config.max_tokens}; cut them or raise model.encoder.positions"
+            )
+        first, rest = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        keys = None if rest is None else jax.random.split(rest, self.config.layers)
+        graph, layers = nnx.split(self.layers)
+
+        def step(x, layer_and_key):
+            layer, key = layer_and_key
+            x = nnx.merge(graph, gathered(layer))(x, mask, key)
+            return x, x if all_states else None
+
+        embedded = self.embed(ids, mask, first)
+        last, states = jax.lax.scan(step, embedded, (layers, keys))
+        if self.config.architecture == "xlm-roberta-xl":
+            last = self.final_norm(last)
+        if not all_states:
+            return last
+        return jnp.concatenate([embedded[None], states[:-1], last[None]])

@@ -1,0 +1,1 @@
+"""Exact ranks, metrics and language bias."""

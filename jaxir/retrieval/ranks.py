@@ -1,0 +1,225 @@
+"""Exact ranks of the right answers, from counts of the passages that score above them.
+
+Dimension key: Q queries, P passages, D width, R right answers of a query at most, N languages,
+B queries of a block, K columns (the passages, each language padded to whole chunks), C chunks.
+
+A right answer's rank is one more than the number of passages above it, so nothing has to be sorted,
+and counts by passage language give the ranks of every setting at once: among the passages of one
+language, or in the pool of all. As in trec_eval, equal scores go by descending id.
+
+The scores of a block stand as [K, B]: every step is elementwise or sums over the middle axis of
+[C, CHUNK, B], which vectorises over queries on any kind of device.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jaxir.errors import UserError
+from jaxir.retrieval.retrieval_set import RetrievalSet
+
+CHUNK = 32  # columns of one language counted together
+# Fixed, so that a device does the same arithmetic however many devices there are.
+QUERIES_PER_DEVICE = 128
+PADDING = np.iinfo(np.int32).max  # tie order of a column that holds no passage
+
+
+class Columns(NamedTuple):
+    """Where the passages stand, chunk by chunk of one language each."""
+
+    passage: Int[np.ndarray, "K"]  # -1: padding
+    column: Int[np.ndarray, "P"]  # the inverse
+    tie_order: Int[np.ndarray, "K"]  # place among equal scores, from 0; PADDING
+    chunk_language: Int[np.ndarray, "C N"]  # one-hot
+
+
+def passages_above(
+    query_embeddings: Float[np.ndarray, "Q D"],
+    passage_embeddings: Float[np.ndarray, "P D"],
+    retrieval_set: RetrievalSet,
+) -> Int[np.ndarray, "Q R N"]:
+    """Count, for every right answer, the passages of each language that rank above it.
+
+    The score is the dot product in float32. Runs on every device of the mesh that is set, or of the
+    machine, with the queries of a block sharded over them.
+
+    Returns:
+        Counts by passage language; -1 where `relevant` is padding.
+
+    Raises:
+        UserError: embeddings that are not finite or do not fit the set.
+    """
+    query_embeddings = np.asarray(query_embeddings, np.float32)
+    passage_embeddings = np.asarray(passage_embeddings, np.float32)
+    _check_embeddings(query_embeddings, retrieval_set.query_ids, "query")
+    _check_embeddings(passage_embeddings, retrieval_set.passage_ids, "passage")
+    if query_embeddings.shape[1] != passage_embeddings.shape[1]:
+        raise UserError(
+            f"query embeddings have width {query_embeddings.shape[1]}, those of the passages "
+            f"{passage_embeddings.shape[1]}: encode both with one model"
+        )
+    mesh = _mesh()
+    columns = _columns(retrieval_set)
+    # row 0 stands in for the padding, whose scores are replaced
+    passages = jax.device_put(
+        passage_embeddings[np.maximum(columns.passage, 0)], NamedSharding(mesh, PartitionSpec())
+    )
+    count = _counter(mesh, from_embeddings=True)
+    return _count_blocks(
+        lambda block: query_embeddings[block], passages, count, mesh, columns, retrieval_set
+    )
+
+
+def passages_above_by_scores(
+    score: Callable[[slice], Float[np.ndarray, "B P"]], retrieval_set: RetrievalSet
+) -> Int[np.ndarray, "Q R N"]:
+    """Count as `passages_above`, from scores that something else computes, block by block.
+
+    Args:
+        score: gives the finite scores of a slice of the queries against every passage.
+        retrieval_set: the task.
+
+    Returns:
+        Counts by passage language; -1 where `relevant` is padding.
+    """
+    mesh = _mesh()
+    columns = _columns(retrieval_set)
+    count = _counter(mesh, from_embeddings=False)
+
+    def rows(block: slice) -> Float[np.ndarray, "B K"]:
+        return np.asarray(score(block), np.float32)[:, np.maximum(columns.passage, 0)]
+
+    return _count_blocks(rows, None, count, mesh, columns, retrieval_set)
+
+
+def ranks_within_language(
+    above: Int[np.ndarray, "Q R N"], retrieval_set: RetrievalSet
+) -> Int[np.ndarray, "Q R"]:
+    """Ranks, from 1, of the right answers among the passages of their language; 0 is padding."""
+    language = retrieval_set.passage_language[retrieval_set.relevant]
+    return np.take_along_axis(above, language[:, :, None], axis=2)[:, :, 0] + 1
+
+
+def ranks_in_pool(above: Int[np.ndarray, "Q R N"]) -> Int[np.ndarray, "Q R"]:
+    """Ranks, from 1, of the right answers among the passages of all languages; 0 is padding."""
+    return np.where(above[:, :, 0] < 0, 0, above.sum(axis=2) + 1)
+
+
+def _check_embeddings(embeddings: np.ndarray, ids: list[str], side: str) -> None:
+    if embeddings.ndim != 2 or len(embeddings) != len(ids):
+        raise UserError(
+            f"{side} embeddings have shape {embeddings.shape}: {len(ids)} rows are needed"
+        )
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        raise UserError(f"the embedding of {side} {ids[int(np.argmin(finite))]!r} is not finite")
+
+
+def _mesh() -> Mesh:
+    mesh = jax.sharding.get_mesh()
+    return jax.make_mesh((jax.device_count(),), ("data",)) if mesh.empty else mesh
+
+
+def _columns(retrieval_set: RetrievalSet) -> Columns:
+    passages = len(retrieval_set.passage_ids)
+    languages = len(retrieval_set.languages)
+    descending = sorted(range(passages), key=retrieval_set.passage_ids.__getitem__, reverse=True)
+    tie_order = np.empty(passages, np.int32)
+    tie_order[descending] = np.arange(passages)
+
+    def padded(language: int) -> np.ndarray:
+        rows = np.flatnonzero(retrieval_set.passage_language == language)
+        return np.pad(rows, (0, -len(rows) % CHUNK), constant_values=-1)
+
+    segments = [padded(language) for language in range(languages)]
+    passage = np.concatenate(segments)
+    column = np.empty(passages, np.int32)
+    column[passage[passage >= 0]] = np.flatnonzero(passage >= 0)
+    chunks = [len(segment) // CHUNK for segment in segments]
+    return Columns(
+        passage=passage,
+        column=column,
+        tie_order=np.where(passage < 0, PADDING, tie_order[passage]).astype(np.int32),
+        chunk_language=np.repeat(np.eye(languages, dtype=np.int32), chunks, axis=0),
+    )
+
+
+def _count_blocks(
+    rows: Callable[[slice], np.ndarray],
+    passages: Array | None,
+    count: Callable,
+    mesh: Mesh,
+    columns: Columns,
+    retrieval_set: RetrievalSet,
+) -> Int[np.ndarray, "Q R N"]:
+    """Count block by block; every block has one shape, so that one program serves them all."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    by_query = NamedSharding(mesh, PartitionSpec("data"))
+    relevant = retrieval_set.relevant
+    right = columns.column[np.maximum(relevant, 0)]
+    tie_order = jax.device_put(columns.tie_order, whole)
+    chunk_language = jax.device_put(columns.chunk_language, whole)
+    counts = []
+    size = QUERIES_PER_DEVICE * mesh.shape["data"]
+    for start in range(0, len(relevant), size):
+        block = slice(start, min(start + size, len(relevant)))
+        block_rows, block_right = (
+            np.pad(array, ((0, size - len(array)), (0, 0))) for array in (rows(block), right[block])
+        )
+        on_devices = jax.device_put((block_rows, block_right), by_query)
+        counts.append(count(*on_devices, passages, tie_order, chunk_language))
+    above = np.concatenate(jax.device_get(counts))[: len(relevant)]
+    return np.where(relevant[:, :, None] < 0, -1, above)
+
+
+@functools.cache
+def _counter(mesh: Mesh, from_embeddings: bool) -> Callable:
+    """The compiled count of a block; replicated, since every process reads the whole of it."""
+
+    def count(rows, right, passages, tie_order, chunk_language):
+        scores = rows.T
+        if from_embeddings:
+            scores = jnp.einsum("kd,bd->kb", passages, rows, precision=jax.lax.Precision.HIGHEST)
+        return count_above(scores, right, tie_order, chunk_language)
+
+    by_query, whole = PartitionSpec("data"), PartitionSpec()
+    sharded = jax.shard_map(
+        count, mesh=mesh, in_specs=(by_query, by_query, whole, whole, whole), out_specs=by_query
+    )
+    return jax.jit(sharded, out_shardings=NamedSharding(mesh, whole))
+
+
+def count_above(
+    scores: Float[Array, "K B"],
+    right: Int[Array, "B R"],
+    tie_order: Int[Array, "K"],
+    chunk_language: Int[Array, "C N"],
+) -> Int[Array, "B R N"]:
+    """Count, for the right column of each query, the columns of each language above it.
+
+    Args:
+        scores: of each column for each query; those of padding columns are ignored.
+        right: columns of the right answers.
+        tie_order: place of each column among equal scores, from 0; PADDING where it is none.
+        chunk_language: one-hot language of each chunk of columns.
+    """
+    scores = jnp.where((tie_order == PADDING)[:, None], -jnp.inf, scores)
+    queries = jnp.arange(scores.shape[1])
+    chunked = scores.reshape(-1, CHUNK, scores.shape[1])
+    chunked_order = tie_order.reshape(-1, CHUNK, 1)
+
+    def one_answer(_, column):
+        score, order = scores[column, queries][None, None], tie_order[column][None, None]
+        is_above = (chunked > score) | ((chunked == score) & (chunked_order < order))
+        in_chunk = is_above.sum(axis=1, dtype=jnp.int32)
+        return None, jnp.einsum("cb,cn->bn", in_chunk, chunk_language)
+
+    # one right answer at a time: the comparisons of a block then stay in the processor's cache
+    _, counts = jax.lax.scan(one_answer, None, right.T)
+    return jnp.moveaxis(counts, 0, 1)

@@ -1,0 +1,1 @@
+"""Losses, the step, the optimizer, checkpoints and reports."""

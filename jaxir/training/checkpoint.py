@@ -1,0 +1,191 @@
+"""Checkpoints that are whole or not there: orbax writes them, a manifest of SHA-256 sums seals them.
+
+orbax restores a checkpoint with flipped bits without a word, so every file is summed once the
+checkpoint is complete, and the manifest, written last, is checked before anything is restored. A
+checkpoint without a manifest was interrupted and does not count.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxir.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+CHUNK = 1 << 24  # bytes read at a time
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder: the newest `keep`, and the best.
+
+    Saving happens in the background; an error there is raised by the next call.
+    """
+
+    def __init__(self, folder: epath.PathLike, keep: int, best: str):
+        """Args: `best` names the metric that the best checkpoint has the lowest ("loss") of, or highest."""
+        self.folder, self.keep, self.best = epath.Path(folder), keep, best
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._sealing: Future | None = None
+        self._thread = ThreadPoolExecutor(1)
+
+    def save(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        """Start to save; the arrays may be donated as soon as this returns.
+
+        Raises:
+            UserError: this or the previous save failed, e.g. for want of space.
+        """
+        self.wait()
+        try:
+            self._checkpointer.save(self._path(step), args=ocp.args.StandardSave(state), force=True)
+        except (OSError, ValueError) as error:
+            raise self._cannot_save(step, error) from error
+        self._sealing = self._thread.submit(self._seal, step, dict(metrics))
+
+    def wait(self) -> None:
+        """Until the last save is sealed."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            sealing.result()
+
+    def close(self) -> None:
+        """Finish what is under way and let the threads go."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._checkpointer.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the sealed checkpoints, oldest first."""
+        if not self.folder.exists():
+            return []
+        sealed = (path for path in self.folder.iterdir() if (path / MANIFEST).exists())
+        return sorted(int(path.name) for path in sealed if path.name.isdigit())
+
+    def best_step(self) -> int | None:
+        """Step of the best sealed checkpoint that was evaluated; None where none was."""
+        scored = []
+        for step in self.steps():
+            value = self._metrics(step).get(self.best)
+            if value is not None:
+                scored.append((value if self.best == "loss" else -value, step))
+        return min(scored)[1] if scored else None
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """The state saved at a step, in the shapes and shardings of `abstract`.
+
+        Raises:
+            UserError: a file is missing, changed or not in the manifest.
+        """
+        damage = self.damage(step)
+        if damage:
+            raise UserError(
+                f"{self._path(step)}: damaged checkpoint ({damage}); delete that folder"
+            )
+        return self._checkpointer.restore(self._path(step), args=ocp.args.StandardRestore(abstract))
+
+    def restore_latest(self, abstract: Any) -> tuple[int, Any] | None:
+        """Step and state of the newest undamaged checkpoint; damaged ones are named and passed over.
+
+        Raises:
+            UserError: there are checkpoints, but every one is damaged.
+        """
+        self._remove_unsealed()
+        steps = self.steps()
+        for step in reversed(steps):
+            damage = self.damage(step)
+            if not damage:
+                return step, self.restore(step, abstract)
+            logger.warning("%s is damaged (%s): using the one before it", self._path(step), damage)
+        if steps:
+            raise UserError(
+                f"{self.folder}: every checkpoint is damaged; delete the folder to start anew"
+            )
+        return None
+
+    def damage(self, step: int) -> str:
+        """What is wrong with a sealed checkpoint; "" where nothing is."""
+        path = self._path(step)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            seal = manifest.pop("seal")
+        except (OSError, ValueError, KeyError, AttributeError):
+            return f"{MANIFEST} is unreadable"
+        if seal != _seal_of(manifest):
+            return f"{MANIFEST} was changed"
+        sums = _sums(path)
+        for name in sorted(sums.keys() | manifest["files"].keys()):
+            if sums.get(name) != manifest["files"].get(name):
+                return f"{name} was changed, added or lost"
+        return ""
+
+    def _path(self, step: int) -> epath.Path:
+        return self.folder / str(step)
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        try:
+            return json.loads((self._path(step) / MANIFEST).read_text())["metrics"]
+        except (OSError, ValueError, KeyError):
+            return {}
+
+    def _cannot_save(self, step: int, error: Exception) -> UserError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return UserError(
+            f"{self._path(step)}: cannot save the checkpoint ({reason}); free some space and start "
+            "the same command again"
+        )
+
+    def _seal(self, step: int, metrics: dict[str, float]) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest = {"files": _sums(self._path(step)), "metrics": metrics}
+                temporary = self._path(step) / (MANIFEST + ".unfinished")
+                temporary.write_text(json.dumps(manifest | {"seal": _seal_of(manifest)}, indent=1))
+                temporary.rename(self._path(step) / MANIFEST)
+                self._prune()
+        except (OSError, ValueError) as error:
+            raise self._cannot_save(step, error) from error
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        kept = {*steps[-self.keep :], self.best_step()}
+        for step in steps:
+            if step not in kept:
+                # unsealed first: a deletion that is cut off must not leave a sealed half
+                (self._path(step) / MANIFEST).unlink()
+                self._path(step).rmtree()
+
+    def _remove_unsealed(self) -> None:
+        if jax.process_index() == 0 and self.folder.exists():
+            for path in self.folder.iterdir():
+                if not (path / MANIFEST).exists():
+                    path.rmtree()
+
+
+def _sums(path: epath.Path, prefix: str = "") -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint, by its name in it."""
+    sums = {}
+    for file in path.iterdir():
+        if file.is_dir():
+            sums |= _sums(file, f"{prefix}{file.name}/")
+        elif not file.name.startswith(MANIFEST):
+            digest = hashlib.sha256()
+            with file.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    digest.update(chunk)
+            sums[prefix + file.name] = digest.hexdigest()
+    return sums
+
+
+def _seal_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""What runs of one config share, whatever their shares and seeds: texts, tokens, model shape, tasks."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxir.benchmarks.cldr import cldr_retrieval_set
+from jaxir.benchmarks.held_out import held_out_set
+from jaxir.benchmarks.xquad_r import read_xquad_r
+from jaxir.config import Config, EvaluationConfig, ModelConfig, validate_shape
+from jaxir.data.collection import Collection, read_collection, split_held_out
+from jaxir.data.contamination import drop_overlap
+from jaxir.data.pipeline import tokenize
+from jaxir.data.tokenizer import train_tokenizer
+from jaxir.data.tokens import Tokens, read_tokens
+from jaxir.errors import UserError
+from jaxir.models.hf import read_model, read_tokenizer
+from jaxir.retrieval.retrieval_set import RetrievalSet
+
+logger = logging.getLogger(__name__)
+
+# Another seed for another run must not move texts between training and validation.
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A retrieval task and its tokens."""
+
+    retrieval_set: RetrievalSet
+    query_tokens: Tokens
+    passage_tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything read from disk or made from texts, before any step."""
+
+    model: ModelConfig  # with the true shape, which weights or a tokenizer may have decided
+    params: Any | None  # of the weights to start from; None: random
+    tokenizer: Any
+    training: Collection
+    held_out: Collection
+    query_tokens: Tokens
+    passage_tokens: Tokens
+    tasks: Mapping[str, Task]  # "held_out" and, if there is one, the benchmark
+    data_report: Mapping[str, Any]
+
+
+def prepare(config: Config, workdir: Path) -> Inputs:
+    """Read and tokenize all that the runs of a config need.
+
+    Raises:
+        UserError: names what is wrong in the data, the weights or the config.
+    """
+    collection = read_collection(config.data)
+    data_report = dict(collection.report)
+    if config.data.drop_overlap_with:
+        folder = Path(config.data.directory) / config.data.drop_overlap_with
+        collection, dropped = drop_overlap(collection, folder)
+        data_report["dropped_as_contaminated"] = dropped
+    training, held_out = split_held_out(
+        collection, config.data.held_out, config.data.held_out_limit, SPLIT_SEED
+    )
+    data_report["training_groups"], data_report["held_out_groups"] = (
+        len(training.ids),
+        len(held_out.ids),
+    )
+    model, params, tokenizer = _read_model(config, training, workdir)
+    validate_shape(model)
+    cache = Path(config.data.cache) if config.data.cache else workdir / "tokens"
+    query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
+    sets = {"held_out": held_out_set(held_out)} if len(held_out.ids) else {}
+    sets |= _benchmark(config.evaluation, Path(config.data.directory))
+    return Inputs(
+        model,
+        params,
+        tokenizer,
+        training,
+        held_out,
+        query_tokens,
+        passage_tokens,
+        {name: _task(task, tokenizer, model, cache) for name, task in sets.items()},
+        data_report,
+    )
+
+
+def _benchmark(config: EvaluationConfig, directory: Path) -> dict[str, RetrievalSet]:
+    if not config.benchmark:
+        return {}
+    read = {
+        "cldr": lambda: cldr_retrieval_set(),
+        "xquad_r": lambda: read_xquad_r(directory / config.benchmark_directory, config.passage),
+    }
+    return {config.benchmark: read[config.benchmark]()}
+
+
+def _task(retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache: Path) -> Task:
+    queries = [model.query_prefix + text for text in retrieval_set.queries]
+    passages = [model.passage_prefix + text for text in retrieval_set.passages]
+    return Task(
+        retrieval_set,
+        read_tokens(queries, tokenizer, cache),
+        read_tokens(passages, tokenizer, cache),
+    )
+
+
+def _read_model(
+    config: Config, training: Collection, workdir: Path
+) -> tuple[ModelConfig, Any | None, Any]:
+    """The model with its true shape, the weights it starts from, and its tokenizer."""
+    model, params = config.model, None
+    if model.init:
+        found = read_model(model.init)
+        shape = {f.name: getattr(found.config, f.name) for f in dataclasses.fields(found.config)}
+        encoder = dataclasses.replace(
+            found.config.encoder,
+            dropout=model.encoder.dropout,
+            attention_dropout=model.encoder.attention_dropout,
+        )
+        shape |= {"encoder": encoder, "compute_dtype": model.compute_dtype}
+        model, params = dataclasses.replace(model, **shape), found.params
+    if model.trained_tokenizer_size:
+        tokenizer = _own_tokenizer(model.trained_tokenizer_size, training, workdir / "tokenizer")
+    elif model.tokenizer or model.init:
+        tokenizer = read_tokenizer(model.tokenizer or model.init)
+    else:
+        raise UserError(
+            "config.model.tokenizer is empty: name a tokenizer's folder or hub name, "
+            "or set config.model.trained_tokenizer_size"
+        )
+    size, encoder = len(tokenizer), model.encoder
+    if params is None:
+        encoder = dataclasses.replace(encoder, vocab_size=size, pad_id=tokenizer.pad_token_id)
+    elif size > encoder.vocab_size or tokenizer.pad_token_id != encoder.pad_id:
+        raise UserError(
+            f"config.model.tokenizer = {model.tokenizer!r}: its {size} tokens or its padding do not "
+            f"fit the weights of {model.init}; leave it empty to use theirs"
+        )
+    return dataclasses.replace(model, encoder=encoder), params, tokenizer
+
+
+def _own_tokenizer(size: int, training: Collection, folder: Path) -> Any:
+    """Trained once and then read, so that a resumed run has the same ids."""
+    if not (folder / "tokenizer.json").exists():
+        used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
+        logger.info("training a tokenizer of %d pieces", size)
+        tokenizer = train_tokenizer((training.texts[i] for i in used if i >= 0), size)
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(folder)
+    return read_tokenizer(str(folder))

@@ -1,0 +1,249 @@
+"""One training run from its inputs to its results: mesh, state, loop, evaluation, checkpoints."""
+
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxir.config import Config, Shares
+from jaxir.data.hybrid import Hybrid
+from jaxir.data.pipeline import Loader, batches
+from jaxir.errors import RunError
+from jaxir.retrieval.encoding import Embed, encode, make_embed
+from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
+from jaxir.retrieval.ranks import passages_above
+from jaxir.training.checkpoint import Checkpoints
+from jaxir.training.inputs import Inputs, Task
+from jaxir.training.meter import Meter
+from jaxir.training.report import Report, progress_line
+from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
+from jaxir.training.step import State, batch_loss, compile_step, cost, init_state
+from jaxir.training.workdir import claim
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_BATCHES = 16
+SIGTERM_STATUS = 143  # what a shell reports for a program ended by SIGTERM
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The compiled parts of a run, shared by runs that differ in data and seed alone."""
+
+    step: jax.stages.Compiled
+    loss: Any  # jitted (params, batch) -> loss without dropout
+    embed: Embed
+
+
+class Stopped(RunError):
+    """The run was asked to stop, has saved, and can go on."""
+
+    exit_status = SIGTERM_STATUS
+
+
+def train(
+    config: Config, inputs: Inputs, workdir: Path, name: str, programs: Programs | None = None
+) -> tuple[Any, Programs]:
+    """Train to the last step, going on from the newest checkpoint if there is one.
+
+    Args:
+        config: the run.
+        inputs: what it trains on and is measured by.
+        workdir: where its checkpoints and metrics lie.
+        name: what the progress line calls it.
+        programs: those of a run that differs in data and seed alone; else they are compiled.
+
+    Returns:
+        The best checkpoint's model parameters, and the compiled programs.
+
+    Raises:
+        UserError: the config does not fit the data or the devices, or the disk is full.
+        RunError: the loss is not finite; or the run was stopped, and saved before.
+    """
+    mesh = make_mesh(config.batch_size)
+    claim(workdir, config)
+    config = dataclasses.replace(config, model=inputs.model)
+    hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
+    loader = _loader(inputs, config, inputs.training, hybrid)
+    rows = process_rows(mesh, config.batch_size)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", config.checkpoint.keep, config.evaluation.best
+    )
+    with jax.set_mesh(mesh), _closing(checkpoints), _stop_signal() as stop:
+        state = replicate(init_state(config, inputs.params), mesh)
+        restored = checkpoints.restore_latest(_abstract(state))
+        start, state = restored or (0, state)
+        programs = programs or _compile(config, state, to_devices(loader.batch(0, rows), mesh))
+        if start < config.steps:
+            report = Report(workdir, config.watch, dataclasses.asdict(config), start)
+            validation = _validation_batches(inputs, config, rows, mesh)
+            meter = Meter(hybrid, start)
+            stream = batches(loader, start, config.steps, rows)
+            with _closing(report), progress_line(name, config.steps, start) as progress:
+                for step, batch in enumerate(stream, start):
+                    state, metrics = programs.step(state, to_devices(batch, mesh))
+                    meter.add(step, batch, metrics)
+                    progress.update()
+                    done, last = step + 1, step + 1 == config.steps
+                    if done % config.watch.every == 0 or last:
+                        values = meter.flush()
+                        report.write(done, values)
+                        progress.set_postfix_str(_postfix(values))
+                    measured: dict[str, float] = {}
+                    if _due(done, config.evaluation.every) or (last and validation):
+                        with meter.paused():
+                            measured = _measure(
+                                config, inputs, programs, state, validation, not last
+                            )
+                        report.write(done, {f"held_out/{k}": v for k, v in measured.items()})
+                    if measured or _due(done, config.checkpoint.every) or last or stop.is_set:
+                        with meter.paused():
+                            checkpoints.save(done, state, measured)
+                    if stop.is_set and not last:
+                        checkpoints.wait()
+                        raise Stopped(
+                            f"stopped at step {done} and saved; the same command goes on from there"
+                        )
+        checkpoints.wait()
+        best = checkpoints.best_step()
+        if best is not None and best != config.steps:
+            state = checkpoints.restore(best, _abstract(state))
+        return state["params"]["model"], programs
+
+
+def evaluate_task(config: Config, programs: Programs, params: Any, task: Task) -> SettingsReport:
+    """The three settings of a task, on all devices."""
+    embeddings = [
+        encode(
+            programs.embed,
+            params,
+            tokens,
+            np.arange(len(tokens.length)),
+            limit,
+            config.evaluation.batch_size,
+        )
+        for tokens, limit in (
+            (task.query_tokens, config.model.max_query_tokens),
+            (task.passage_tokens, config.model.max_passage_tokens),
+        )
+    ]
+    return evaluate_settings(passages_above(*embeddings, task.retrieval_set), task.retrieval_set)
+
+
+def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:
+    return Loader(
+        collection,
+        hybrid,
+        inputs.query_tokens,
+        inputs.passage_tokens,
+        inputs.model.max_query_tokens,
+        inputs.model.max_passage_tokens,
+        config.data.hard_negatives,
+    )
+
+
+def _validation_batches(
+    inputs: Inputs, config: Config, rows: slice, mesh: jax.sharding.Mesh
+) -> list[dict[str, Array]]:
+    """Fixed batches of the held-out rows, in all languages and pairs, whatever the run's shares."""
+    if not len(inputs.held_out.ids):
+        return []
+    everything = dataclasses.replace(
+        config.hybrid, shares=Shares(0, 0, 0, multilingual=1), one_source_batches=False
+    )
+    hybrid = Hybrid(inputs.held_out, everything, config.batch_size, seed=0)
+    loader = _loader(inputs, config, inputs.held_out, hybrid)
+    stored = sum(streams.rows for streams in hybrid.streams.values())
+    count = min(VALIDATION_BATCHES, -(-stored // config.batch_size))
+    return [to_devices(loader.batch(step, rows), mesh) for step in range(count)]
+
+
+def _measure(
+    config: Config,
+    inputs: Inputs,
+    programs: Programs,
+    state: State,
+    validation: list[dict[str, Array]],
+    with_task: bool,
+) -> dict[str, float]:
+    """Validation loss and the three settings; the best checkpoint is chosen by these."""
+    losses = [programs.loss(state["params"], batch) for batch in validation]
+    measured = {"loss": float(np.mean(jax.device_get(losses)))} if losses else {}
+    if "held_out" in inputs.tasks and (with_task or config.evaluation.best == "map"):
+        task = inputs.tasks["held_out"]
+        summary = evaluate_task(config, programs, state["params"]["model"], task).summary()
+        settings = ("monolingual", "cross_lingual", "multilingual")
+        maps = [summary[f"{setting}/map"] for setting in settings]
+        measured |= summary | {"map": float(np.nanmean(maps))}
+    return {name: value for name, value in measured.items() if np.isfinite(value)}
+
+
+def _compile(config: Config, state: State, batch: dict[str, Array]) -> Programs:
+    began = time.perf_counter()
+    step = compile_step(config, state, batch)
+    told = cost(step)
+    logger.info(
+        "compiled the step in %.1f s: %.3g FLOPs and %.2f GiB a device",
+        time.perf_counter() - began,
+        told["flops"],
+        told.get("peak_bytes", float("nan")) / 2**30,
+    )
+    loss = jax.jit(lambda params, batch: batch_loss(params, batch, config, None)[0])
+    return Programs(step, loss, make_embed(config.model))
+
+
+def _abstract(state: State) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _postfix(values: Mapping[str, float]) -> str:
+    return (
+        f"loss {values['loss']:.3f}, {values['pairs_per_second']:,.0f} pairs/s, "
+        f"padding {values['padding_waste']:.0%}"
+    )
+
+
+@contextmanager
+def _closing(thing: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        thing.close()
+
+
+class _Stop:
+    is_set = False
+
+
+@contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """SIGTERM asks to stop after the step under way; machines that are taken back send it."""
+    stop = _Stop()
+
+    def ask(*_: object) -> None:
+        stop.is_set = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, ask)
+    except ValueError:  # not the main thread: whoever runs us there has its own way to stop
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,144 @@
+"""A config from its first byte to its table: one run, or several side by side."""
+
+import copy
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxir.benchmarks.bm25 import bm25
+from jaxir.config import CompareConfig, Config
+from jaxir.data.hybrid import Hybrid
+from jaxir.models.hf import write_model
+from jaxir.training.inputs import Inputs, prepare
+from jaxir.training.loop import Programs, evaluate_task, train
+from jaxir.training.meter import usage
+from jaxir.training.results import (
+    RESULTS_FILE,
+    draw_heat_map,
+    print_comparison,
+    print_settings,
+    write_json,
+)
+from jaxir.training.sharding import make_mesh, replicate
+from jaxir.training.step import init_state
+from jaxir.training.workdir import claim
+
+Results = dict[str, Any]
+
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Train what the config says, going on where an earlier call stopped, and show the results.
+
+    Raises:
+        UserError, RunError: one line each; see `jaxir.errors`.
+    """
+    make_mesh(config.batch_size)  # a batch that does not fit the devices fails before any reading
+    claim(workdir, config)
+    inputs = prepare(config, workdir)
+    logger.info("data: %s", json.dumps(inputs.data_report))
+    if config.compare.shares:
+        _compare(config, inputs, workdir)
+        return
+    results, _ = _train_and_measure(config, inputs, workdir, workdir.name, None)
+    for name, systems in results["tasks"].items():
+        print_settings(f"{name}: {_size(systems)}", systems)
+    print(f"{workdir / RESULTS_FILE}, heat maps and metrics beside it")
+
+
+def _compare(config: Config, inputs: Inputs, workdir: Path) -> None:
+    """Every setting of the shares with every seed, then one table a task."""
+    programs = None
+    every: dict[str, list[Results]] = {}
+    for seed in range(config.seed, config.seed + config.compare.seeds):
+        for name, shares in config.compare.shares.items():
+            one = copy.deepcopy(config)
+            one.seed, one.hybrid.shares, one.compare = seed, shares, CompareConfig()
+            folder = workdir / f"{name}-seed{seed}"
+            results, programs = _train_and_measure(one, inputs, folder, folder.name, programs)
+            every.setdefault(name, []).append(results)
+    summary: dict[str, Any] = {"tasks": {}, "ties": {}}
+    for task in inputs.tasks:
+        reports = {
+            name: [one["tasks"][task]["trained"] for one in runs] for name, runs in every.items()
+        }
+        first = next(iter(every.values()))[0]["tasks"][task]
+        ties = print_comparison(f"{task}, {_size(first)}", reports)
+        summary["tasks"][task], summary["ties"][task] = reports, ties
+    write_json(workdir / RESULTS_FILE, summary)
+    print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")
+
+
+def _size(systems: Mapping[str, Any]) -> str:
+    report = next(iter(systems.values()))
+    return f"{report['queries']:,} queries, {report['passages']:,} passages"
+
+
+def _train_and_measure(
+    config: Config, inputs: Inputs, workdir: Path, name: str, programs: Programs | None
+) -> tuple[Results, Programs | None]:
+    """Results of one run; those of a run that was finished before are read."""
+    path = workdir / RESULTS_FILE
+    if path.exists():
+        claim(workdir, config)
+        return json.loads(path.read_text(encoding="utf-8")), programs
+    began = time.perf_counter()
+    params, programs = train(config, inputs, workdir, name, programs)
+    config = dataclasses.replace(config, model=inputs.model)
+    results: Results = {"seconds": time.perf_counter() - began, "data": dict(inputs.data_report)}
+    results["used"] = dict(
+        zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
+    )
+    with jax.set_mesh(make_mesh(config.batch_size)) as mesh:
+        results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
+    if config.watch.export and jax.process_index() == 0:
+        write_model(
+            workdir / "export",
+            config.model,
+            jax.device_get(params),
+            inputs.tokenizer,
+            query_prefix=config.model.query_prefix,
+            passage_prefix=config.model.passage_prefix,
+            max_tokens=max(config.model.max_query_tokens, config.model.max_passage_tokens),
+        )
+    write_json(path, results)
+    return results, programs
+
+
+def _usage(config: Config, inputs: Inputs) -> tuple[dict, dict, dict]:
+    hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
+    return usage(hybrid, config.steps)
+
+
+def _measure(
+    config: Config,
+    inputs: Inputs,
+    workdir: Path,
+    params: Any,
+    programs: Programs,
+    mesh: jax.sharding.Mesh,
+) -> dict[str, dict[str, Any]]:
+    """Every task's report by system; the trained one is drawn as a heat map."""
+    tasks: dict[str, dict[str, Any]] = {}
+    untrained = None
+    for name, task in inputs.tasks.items():
+        trained = evaluate_task(config, programs, params, task)
+        draw_heat_map(trained, workdir / f"heat_map_{name}.png")
+        tasks[name] = {"trained": trained.to_dict()}
+        if config.evaluation.baselines and name != "held_out":
+            if untrained is None:
+                untrained = replicate(init_state(config, inputs.params), mesh)["params"]["model"]
+            before = evaluate_task(config, programs, untrained, task)
+            tasks[name] |= {
+                "untrained": before.to_dict(),
+                "BM25": bm25(task.retrieval_set).to_dict(),
+            }
+    return tasks

@@ -1,0 +1,113 @@
+"""The training step: a pure function of the state and a batch, compiled ahead.
+
+Dimension key: B pairs, P passages, L tokens, D embedding width.
+
+The state is a nested dict: `params` (`model`, and `log_temperature` where it is learned), `optimizer`,
+`step` and `seed`. Dropout's key is folded from the last two, so nothing else needs saving, and runs that
+differ in seed and data alone share one compiled step.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxir.config import Config
+from jaxir.models import dual_encoder
+from jaxir.training.losses import clamped_temperature, contrastive_loss
+from jaxir.training.optimizer import learning_rate, make_optimizer
+
+State = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+def init_state(config: Config, model_params: Any | None = None) -> State:
+    """State of step 0: random weights by the run's seed, or the given ones."""
+    if model_params is None:
+        model_params = dual_encoder.init_params(config.model, jax.random.key(config.seed))
+    params = {"model": model_params}
+    if config.loss.learned_temperature:
+        params["log_temperature"] = jnp.log(jnp.float32(config.loss.temperature))
+    optimizer = make_optimizer(config.optimizer, config.steps).init(params)
+    return {
+        "params": params,
+        "optimizer": optimizer,
+        "step": jnp.int32(0),
+        "seed": jnp.int32(config.seed),
+    }
+
+
+def batch_loss(
+    params: Any, batch: dict[str, Array], config: Config, dropout_key: Array | None
+) -> tuple[Array, Metrics]:
+    """Loss of a global batch, and what is worth watching."""
+    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+
+    def embed(side: str, key: Array | None) -> Array:
+        ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
+        mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
+        return dual_encoder.embed(config.model, params["model"], ids, mask, dropout_key=key)
+
+    temperature = clamped_temperature(params.get("log_temperature"), config.loss)
+    loss, accuracy = contrastive_loss(
+        embed("query", keys[0]),
+        embed("passage", keys[1]),
+        batch["query_cluster"],
+        batch["passage_cluster"],
+        batch["passage_lengths"] > 0,
+        temperature,
+        config.loss,
+    )
+    return loss, {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
+
+
+def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[State, Metrics]:
+    """One update of AdamW."""
+    key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
+    model = config.model.encoder
+    dropout_key = key if model.dropout or model.attention_dropout else None
+    gradient, metrics = jax.grad(batch_loss, has_aux=True)(
+        state["params"], batch, config, dropout_key
+    )
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
+    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["learning_rate"] = learning_rate(config.optimizer, config.steps)(state["step"])
+    state = {
+        "params": optax.apply_updates(state["params"], updates),
+        "optimizer": optimizer_state,
+        "step": state["step"] + 1,
+        "seed": state["seed"],
+    }
+    return state, metrics
+
+
+def compile_step(config: Config, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
+    """Compile `train_step` for these shapes and shardings; the state is donated."""
+
+    def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
+        return train_step(state, batch, config)
+
+    def abstract(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+    arguments = jax.tree.map(abstract, (state, batch))
+    return jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+
+
+def cost(compiled: jax.stages.Compiled) -> dict[str, float]:
+    """FLOPs of one step on one device and its peak memory in bytes, as the compiler tells them."""
+    analysis, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    cost = {"flops": float(analysis.get("flops", float("nan")))}
+    if memory is not None:
+        cost["argument_bytes"] = memory.argument_size_in_bytes
+        cost["temporary_bytes"] = memory.temp_size_in_bytes
+        cost["peak_bytes"] = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return cost

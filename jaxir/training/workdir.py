@@ -1,0 +1,58 @@
+"""A workdir belongs to one config."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxir.config import Config
+from jaxir.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Make the workdir, or check that it is this config's; `watch` may differ.
+
+    Raises:
+        UserError: it belongs to another config, or cannot be written.
+    """
+    path = workdir / CONFIG_FILE
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); use another --workdir") from error
+        different = sorted(_different(found, wanted))
+        if different:
+            raise UserError(
+                f"{workdir}: belongs to a run with another config ({'; '.join(different[:3])}); "
+                "use another --workdir or delete it"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".unfinished")
+        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror})") from error
+
+
+def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:
+    """Fields that differ, with both values."""
+    if name == "config.watch" or found == wanted:
+        return []
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for key in sorted(found.keys() | wanted.keys())
+            for line in _different(found.get(key), wanted.get(key), f"{name}.{key}")
+        ]
+    return [f"{name} was {_short(found)}, is {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
