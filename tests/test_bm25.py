@@ -106,3 +106,20 @@ def test_words_know_scripts_without_spaces():
     assert "คะแนน" in words("แพนเธอร์สเสียคะแนน 308 คะแนน", "th")
     assert words("🙂 😀!?", "en") == []
     assert words("🙂 two 😀 words", "en") == ["two", "words"]
+
+
+@pytest.mark.parametrize("baseline", [bm25, term_count_cosine])
+def test_passages_without_words_and_unknown_languages_rank_by_id(baseline):
+    task = RetrievalSet(
+        name="no words",
+        languages=("qqq",),
+        queries=["two words", "..."],
+        query_ids=["1", "2"],
+        query_language=np.zeros(2, int),
+        passages=["?!", "...", "..."],
+        passage_ids=["9", "10", "8"],
+        passage_language=np.zeros(3, int),
+        relevant=np.array([[1], [2]]),
+    )
+    # descending: 9, 8, 10
+    assert baseline(task).monolingual["mrr"] == pytest.approx((1 / 3 + 1 / 2) / 2)

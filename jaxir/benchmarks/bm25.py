@@ -41,8 +41,11 @@ def bm25(retrieval_set: RetrievalSet, k1: float = 0.9, b: float = 0.4) -> Settin
     terms = _Terms(retrieval_set)
 
     def score(rows: Int[np.ndarray, "_"]) -> Score:
+        collection = [terms.passages[row] for row in rows]
+        if not any(collection):  # no word at all, which bm25s cannot index
+            return lambda block: np.zeros((len(terms.queries[block]), len(rows)), np.float32)
         index = bm25s.BM25(method="lucene", k1=k1, b=b)
-        index.index([terms.passages[row] for row in rows], show_progress=False)
+        index.index(collection, show_progress=False)
         vocabulary = index.vocab_dict
 
         def one(query: list[str]) -> Float[np.ndarray, "P"]:

@@ -1,23 +1,27 @@
 """Parallel questions and answers made on the fly from CLDR, through Babel: the demo's data.
 
-A fact is a (territory, relation) with an answer: the currency of Japan, the script of Serbia. Every
-fact is told in every language of the wordings, so rows are parallel by construction and a fact's name
-is the id of its parallel group. Some facts of some territories are held out of training; the other
-facts of the same territories are not.
+A fact is a (territory, relation) with an answer: the currency of Japan, the script of Serbia. It
+is told in every language that has wordings, so rows are parallel by construction and the fact's
+name is the id of its parallel group. Some facts of some territories are held out of training; the
+other facts of the same territories are not.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from pathlib import Path
 
 from babel import Locale
 from babel.core import UnknownLocaleError, get_global
 from babel.languages import get_official_languages
 from babel.numbers import get_territory_currencies
 
+from jaxir.config import Source
 from jaxir.data.cldr_wordings import PASSAGES, QUESTIONS
+from jaxir.data.rows import Row
+from jaxir.errors import UserError
 
 RELATIONS = tuple(QUESTIONS)
 LANGUAGES = tuple(QUESTIONS["currency"])
@@ -38,6 +42,7 @@ class Fact:
 
     @property
     def id(self) -> str:
+        """The fact's name, and that of its parallel group."""
         return f"{self.territory}:{self.relation}"
 
 
@@ -47,39 +52,27 @@ def stateless_hash(*words: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _currencies(territory: str) -> dict[str, str]:
-    """The currency of a territory, since when it has it, and the one before."""
-    current = get_territory_currencies(territory, _TODAY, include_details=True)[:1]
-    earlier = get_territory_currencies(
-        territory, date(1900, 1, 1), _TODAY, non_tender=False, include_details=True
-    )
-    answers = {"currency": entry["currency"] for entry in current}
-    answers |= {"year": str(entry["from"].year) for entry in current if entry["from"]}
-    ended = [entry for entry in earlier if entry["to"] and entry["to"] < _TODAY]
-    last = max(ended, key=lambda entry: entry["to"], default=None)
-    if last and last["currency"] != answers.get("currency"):
-        answers["former"] = last["currency"]
-    return answers
+def _first_weekday(language: str, territory: str) -> str | None:
+    try:
+        return str(Locale(language, territory).first_week_day)
+    except UnknownLocaleError:  # Babel knows weeks by locale, not by territory
+        return None
 
 
-def _answers(territory: str) -> dict[str, str]:
-    """Every relation's answer for one territory, as a code; what CLDR does not tell is left out."""
-    answers = _currencies(territory)
-    official = get_official_languages(territory, de_facto=True)[:1]
-    answers |= {"language": language for language in official}
-    likely = get_global("likely_subtags").get(f"und_{territory}")
-    if likely:
-        language, script = likely.split("_")[:2]
-        answers["script"] = script
-        try:
-            answers["weekday"] = str(Locale(language, territory).first_week_day)
-        except UnknownLocaleError:
-            pass  # Babel has no locale of that territory, so it cannot tell how weeks begin there
+def _answers(territory: str) -> dict[str, str | None]:
+    """Every relation's answer for one territory, as a code; None where CLDR has no one answer."""
+    likely_subtags = get_global("likely_subtags")  # those of English are the general default
+    language, script, _ = likely_subtags.get(f"und_{territory}", likely_subtags["und"]).split("_")
     zones = get_global("territory_zones").get(territory, ())
-    if len(zones) == 1:  # with several zones there is no one answer
-        answers["city"] = zones[0]
-        answers |= {"zone": zone for zone in [get_global("meta_zones").get(zones[0])] if zone}
-    return answers
+    zone = zones[0] if len(zones) == 1 else None
+    return {
+        "currency": next(iter(get_territory_currencies(territory, _TODAY)), None),
+        "language": next(iter(get_official_languages(territory, de_facto=True)), None),
+        "script": script,
+        "city": zone,
+        "zone": zone and get_global("meta_zones").get(zone),
+        "weekday": _first_weekday(language, territory),
+    }
 
 
 def _city(locale: Locale, zone: str) -> str:
@@ -93,8 +86,6 @@ def _zone(locale: Locale, zone: str) -> str | None:
 
 _NAMES: dict[str, Callable[[Locale, str], str | None]] = {
     "currency": lambda locale, code: locale.currencies.get(code),
-    "former": lambda locale, code: locale.currencies.get(code),
-    "year": lambda locale, year: year,
     "language": lambda locale, code: locale.languages.get(code),
     "script": lambda locale, code: locale.scripts.get(code),
     "city": _city,
@@ -118,9 +109,15 @@ def all_facts() -> tuple[Fact, ...]:
     facts = [
         Fact(territory, relation, answer)
         for territory in territories
-        for relation, answer in sorted(_answers(territory).items())
+        for relation, answer in _answers(territory).items()
+        if answer
     ]
-    return tuple(fact for fact in facts if all(all(_names(fact, name)) for name in LANGUAGES))
+    return tuple(fact for fact in facts if all(_can_be_told(fact, code) for code in LANGUAGES))
+
+
+def _can_be_told(fact: Fact, language: str) -> bool:
+    territory, answer = _names(fact, language)
+    return bool(territory and answer) and territory != answer
 
 
 @cache
@@ -157,3 +154,40 @@ def question(fact: Fact, language: str) -> str:
 def passage(fact: Fact, language: str) -> str:
     """The sentence that states the fact in a language, chosen likewise."""
     return _tell(PASSAGES, "passage", fact, language)
+
+
+def check_languages(languages: Sequence[str]) -> tuple[str, ...]:
+    """The languages, or all of them if none is named.
+
+    Raises:
+        UserError: there are no wordings in one of them, or one is named twice.
+    """
+    for language in languages:
+        if language not in LANGUAGES:
+            raise UserError(f"CLDR facts: no wordings in {language!r}; use {' '.join(LANGUAGES)}")
+    if len(set(languages)) < len(languages):
+        raise UserError(f"CLDR facts: a language stands twice in {' '.join(languages)}")
+    return tuple(languages) or LANGUAGES
+
+
+def read_cldr(source: Source, directory: Path, passage_unit: str) -> Iterator[Row]:
+    """The training facts in each of the source's languages (none named: all).
+
+    A reader as in `jaxir.data.sources`. There is no file, so `directory` does not matter; a passage
+    is one sentence, whatever the unit.
+
+    Raises:
+        UserError: there are no wordings in one of the languages.
+    """
+    held_out = set(held_out_facts())
+    for language in check_languages(source.languages):
+        for fact in all_facts():
+            if fact not in held_out:
+                yield Row(
+                    question(fact, language),
+                    passage(fact, language),
+                    language,
+                    language,
+                    id=fact.id,
+                    where=f"CLDR fact {fact.id} in {language}",
+                )

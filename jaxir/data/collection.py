@@ -136,8 +136,7 @@ def _collect(reading: _Reading, config: DataConfig) -> Collection:
     if clash.size:
         _raise_duplicate(reading, config, int(clash[0]))
     cluster, text_cluster = _clusters(passage, len(reading.texts))
-    group_source = np.empty(groups, np.int32)
-    group_source[group[::-1]] = source[::-1]
+    _, first_rows = np.unique(group, return_index=True)
     pairs = (group.astype(np.int64) * width + query_language) * width + passage_language
     offsets, values = _ragged(reading, group, passage_language, passage, width)
     collection = Collection(
@@ -148,7 +147,7 @@ def _collect(reading: _Reading, config: DataConfig) -> Collection:
         passage=passage,
         cluster=cluster,
         text_cluster=text_cluster,
-        source=group_source,
+        source=source[first_rows],
         source_names=tuple(reading.names),
         hard_negative_offsets=offsets,
         hard_negatives=values,
@@ -163,7 +162,8 @@ def _place(
 ) -> tuple[Int[np.ndarray, "G N"], Bool[np.ndarray, "rows"]]:
     """Texts at [group, language], and the rows whose text differs from that of an earlier row."""
     table = np.full(shape, -1, np.int32)
-    table[group[::-1], language[::-1]] = text[::-1]  # backwards: the first row stays
+    places, first = np.unique(group.astype(np.int64) * shape[1] + language, return_index=True)
+    table.reshape(-1)[places] = text[first]
     return table, table[group, language] != text
 
 

@@ -2,10 +2,10 @@
 
 A passage overlaps if ten words in a row also stand in a candidate sentence of XQuAD-R in its
 language. Words are ICU's, which has dictionaries for the languages written without spaces (ten
-characters in a row would be two words of Thai, and take out 8,160 of 8,976 Thai passages of the
-small real run instead of 5). A candidate of fewer than ten words cannot be found this way.
+characters in a row would be two words of Thai, and almost every Thai passage would overlap). A
+candidate of fewer than ten words cannot be found this way.
 
-Dimension key: W words of all texts of a chunk, T texts of the collection.
+Dimension key: H hard negatives, R texts compared, V known words, S runs of words.
 """
 
 import unicodedata

@@ -23,13 +23,15 @@ MAX_PERIOD = 1_000_000
 def integer_shares(shares: Sequence[float], max_period: int = MAX_PERIOD) -> Int[np.ndarray, "K"]:
     """Whole numbers in the proportion of `shares`, with a sum of at most `max_period`.
 
-    Simple fractions stay exact ((0.5, 0.5) becomes (1, 1)); others are rounded by largest remainder.
-    A positive share never becomes zero.
+    Simple fractions stay exact ((0.5, 0.5) becomes (1, 1)); others are rounded by largest
+    remainder. A positive share never becomes zero.
     """
     exact = [Fraction(share) / sum(map(Fraction, shares)) for share in shares]
     simple = [share.limit_denominator(1_000) for share in exact]
     period = math.lcm(*(share.denominator for share in simple))
-    close = all(abs(a - b) < 1e-12 for a, b in zip(exact, simple, strict=True))
+    close = all(
+        abs(a - b) < 1e-12 and (a > 0) == (b > 0) for a, b in zip(exact, simple, strict=True)
+    )
     if close and period <= max_period and sum(simple) == 1:
         return np.array([int(share * period) for share in simple])
     whole = np.array([max(int(share * max_period), share > 0) for share in exact])

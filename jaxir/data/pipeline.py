@@ -75,7 +75,7 @@ class Loader:
         count = self.hard_negatives
         chosen = np.full((len(groups), count), -1)
         for row, offered in enumerate(
-            self.collection.hard_negatives_of(int(group), int(x))
+            self.collection.negatives_of(int(group), int(x))
             for group, x in zip(groups, language)
             if count
         ):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from babel import Locale
 
@@ -114,7 +115,8 @@ class RowMaker:
     ) -> str | None:
         """The training passage for an answer; None if the answer is lost and the row must go."""
         if not answers:
-            self.counts["without_answer"] += self.unit != "paragraph"
+            if self.unit != "paragraph":
+                self.counts["without_answer"] += 1
             return paragraph
         start = find_answer(paragraph, answers)
         if start is None and not self.source.repair_answers:
@@ -174,14 +176,13 @@ def read_answers(value: object, where: str) -> list[tuple[str, int]]:
     Raises:
         UserError: they are something else.
     """
+    pairs: list[tuple[Any, Any]] = [] if value is None else [(None, None)]
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
-        lists = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
-        pairs = list(zip(texts, starts, strict=True)) if lists else [(None, None)]
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            pairs = list(zip(texts, starts))
     elif isinstance(value, list) and all(isinstance(answer, Mapping) for answer in value):
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in value]
-    else:
-        pairs = [] if value is None else [(None, None)]
     for text, start in pairs:
         if not isinstance(text, str) or isinstance(start, bool) or not isinstance(start, int):
             raise UserError(f"{where}: an answer needs a `text` and a whole number `answer_start`")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxir.config import Source
+from jaxir.data.cldr import read_cldr
 from jaxir.data.files import (
     aligned_lines,
     files_of,
@@ -221,6 +222,7 @@ READERS: dict[str, Callable[[Source, Path, str], Rows]] = {
     "parallel_tsv": read_parallel_tsv,
     "line_aligned": read_line_aligned,
     "tfds": read_tfds,
+    "cldr": read_cldr,
 }
 
 

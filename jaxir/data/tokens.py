@@ -10,6 +10,7 @@ killed goes on with the texts that are still missing.
 
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -175,6 +176,15 @@ def _build(
             _write(folder, hashes[chosen], ids)
 
 
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, array)
+        os.fsync(stream.fileno())
+    # NumPy hands small arrays to a buffer whose last flush may fail without a word
+    if path.stat().st_size < array.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _write(folder: Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.ndarray]) -> None:
     lengths = np.array([len(row) for row in ids], np.int64)
     name = "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
@@ -189,7 +199,7 @@ def _write(folder: Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.ndarray
         temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
         try:
             for part, array in arrays.items():
-                np.save(temporary / f"{part}.npy", array)
+                _save(temporary / f"{part}.npy", array)
             temporary.rename(folder / name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -3,9 +3,9 @@
 Dimension key: B batch, L length in tokens, D width (of hidden states or embeddings), N layers.
 
 Outside `jaxir.models` parameters are a plain nested dict of float32 arrays, whose leaves are named
-`kernel`, `bias`, `scale` or `embedding`; those of the layers are stacked along a leading axis. All
-functions work under `jax.jit` and `jax.grad`, with no mesh, or on a mesh of explicit axes that shards
-the rows of `ids` and `mask`; the parameters may be replicated or sharded, but not along axis N.
+`kernel`, `bias`, `scale` or `embedding`; those of the layers are stacked along a leading axis N.
+All functions work under `jax.jit` and `jax.grad`, with no mesh, or on a mesh of explicit axes that
+shards the rows of `ids` and `mask`; parameters are replicated, or sharded along any axis but N.
 """
 
 from typing import Any
@@ -47,12 +47,17 @@ class DualEncoder(nnx.Module):
     ) -> Float[Array, "B D"]:
         """Embeddings in float32."""
         states = self.encoder(ids, mask, dropout_key).astype(jnp.float32)
-        x = states[:, 0] if self.config.pooling == "cls" else mean_pool(states, mask)
+        x = mean_pool(states, first_of(mask) if self.config.pooling == "cls" else mask)
         if self.config.dense:
             x = jnp.tanh(self.dense(x).astype(jnp.float32))
         if self.config.projection:
             x = self.projection(x).astype(jnp.float32)
         return l2_normalize(x) if self.config.normalize else x
+
+
+def first_of(mask: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
+    """The first token of each row, where [CLS] stands, also after padding on the left."""
+    return mask & (jnp.cumsum(mask, axis=1, dtype=jnp.int32) == 1)
 
 
 def mean_pool(states: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -107,7 +112,7 @@ def embed(
         UserError: the texts are longer than the model's position table.
     """
     with _precision(config):
-        return _with_params(config, params)(jnp.asarray(ids), jnp.asarray(mask), dropout_key)
+        return _with_params(config, params)(jnp.asarray(ids), jnp.asarray(mask, bool), dropout_key)
 
 
 def hidden_states(
@@ -115,7 +120,7 @@ def hidden_states(
     params: Params,
     ids: Int[Array, "B L"],
     mask: Bool[Array, "B L"],
-) -> Float[Array, "N+1 B L D"]:
+) -> Float[Array, "states B L D"]:
     """Outputs of the embeddings and of every layer, in float32; XL's last is normalised.
 
     Raises:
@@ -123,5 +128,5 @@ def hidden_states(
     """
     with _precision(config):
         encoder = _with_params(config, params).encoder
-        states = encoder(jnp.asarray(ids), jnp.asarray(mask), all_states=True)
+        states = encoder(jnp.asarray(ids), jnp.asarray(mask, bool), all_states=True)
     return states.astype(jnp.float32)

@@ -184,7 +184,7 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "B L"],
         dropout_key: PRNGKeyArray | None = None,
         all_states: bool = False,
-    ) -> Float[Array, "B L D"] | Float[Array, "N+1 B L D"]:
+    ) -> Float[Array, "B L D"] | Float[Array, "states B L D"]:
         """Last hidden states, or those of the embeddings and of every layer; no key, no dropout.
 
         As in PyTorch transformers, the last one of XL stands after the final LayerNorm.

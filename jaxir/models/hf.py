@@ -4,11 +4,13 @@ Only JSON and safetensors are read: no pickle, no code that a folder brings alon
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jaxir
 from jaxir.config import DualEncoderConfig
@@ -73,7 +75,8 @@ def local_folder(name: str | os.PathLike) -> Path:
 def read_model(name: str | os.PathLike) -> HuggingFaceModel:
     """Read a local folder or a hub name: transformers' files, or sentence-transformers'.
 
-    A plain transformers folder gets the defaults of `DualEncoderConfig` (mean pooling, L2) and no prefixes.
+    A plain transformers folder gets the defaults of `DualEncoderConfig` (mean pooling, L2) and no
+    prefixes.
 
     Raises:
         UserError: names the file, field or tensor that is missing, damaged or unsupported.
@@ -95,7 +98,7 @@ def read_model(name: str | os.PathLike) -> HuggingFaceModel:
     return HuggingFaceModel(config, params, folder, query, passage, max_tokens)
 
 
-def read_tokenizer(name: str | os.PathLike):
+def read_tokenizer(name: str | os.PathLike) -> Any:
     """A transformers tokenizer from a folder, a hub name, or a WordPiece `vocab.txt` (cased).
 
     Raises:
@@ -109,8 +112,10 @@ def read_tokenizer(name: str | os.PathLike):
     if path.is_dir() and not (path / "tokenizer_config.json").exists():
         alone = [path / file for file in ("tokenizer.json", "vocab.txt")]
         path = next((file for file in alone if file.exists()), path)
+    tokenizer: Any
     try:
         if path.suffix == ".txt":
+            _check_vocabulary(path)
             tokenizer = BertTokenizer(vocab=str(path), do_lower_case=False)
         elif path.suffix == ".json":
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
@@ -123,6 +128,15 @@ def read_tokenizer(name: str | os.PathLike):
     if None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise UserError(f"{path}: the tokenizer lacks a padding, first or last token")
     return tokenizer
+
+
+def _check_vocabulary(path: Path) -> None:
+    """transformers would append special tokens that are not there: ids beyond the embeddings."""
+    with path.open(encoding="utf-8") as file:
+        pieces = {line.rstrip("\n") for line in itertools.islice(file, 1 << 22)}
+    missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - pieces
+    if missing:
+        raise ValueError(f"a WordPiece vocabulary needs {', '.join(sorted(missing))}")
 
 
 def _name_special_tokens(tokenizer) -> None:
@@ -152,23 +166,26 @@ def _check_target(folder: Path) -> None:
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` when all is written, or vanishes."""
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    old = folder.parent / f".{folder.name}.{os.getpid()}.old"
-    partial.mkdir(parents=True)
+    from safetensors import SafetensorError
+
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("new", "old"))
     try:
-        yield partial
-        for file in (path for path in partial.rglob("*") if path.is_file()):
+        new.mkdir(parents=True)
+        yield new
+        for file in (path for path in new.rglob("*") if path.is_file()):
             file.chmod(0o644)  # safetensors writes files that only their owner can read
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
         if folder.exists():
             folder.rename(old)
-        partial.rename(folder)
-    except OSError as error:
+        new.rename(folder)
+    except (OSError, SafetensorError) as error:
+        if old.exists():
+            old.rename(folder)
         raise UserError(f"{folder}: cannot be written ({error})") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_model(
@@ -183,7 +200,8 @@ def write_model(
 ) -> None:
     """Write a sentence-transformers folder, whole or not at all; an earlier export is replaced.
 
-    transformers, sentence-transformers and `read_model` read it; `max_tokens` counts the special ones.
+    transformers, sentence-transformers and `read_model` read it; `max_tokens` counts the special
+    ones too.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
@@ -194,11 +212,11 @@ def write_model(
         tokenizer.save_pretrained(new)
         save_json(new / "config.json", config_json(config.encoder, tokenizer))
         save_tensors(new / "model.safetensors", encoder_tensors(config, params))
-        _writemodules_of(new, config, params)
+        write_modules(new, config, params)
         limit = {
             "max_seq_length": max_tokens,
             "do_lower_case": False,
-            "model_args": {"add_pooling_layer": False},
+            "model_args": {"add_pooling_layer": False},  # of BERT, which nothing uses
         }
         save_json(new / "sentence_bert_config.json", limit)
         prompts = {

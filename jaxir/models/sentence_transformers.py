@@ -1,6 +1,7 @@
 """The files that sentence-transformers adds to a folder: what follows the encoder, prompts, limits.
 
-Versions 2 to 5 and version 6 write them differently; both are read, and what is written is read by both.
+Versions 2 to 5 and version 6 write them differently: both are read, and what is written here is
+read by both.
 """
 
 import contextlib
@@ -24,11 +25,13 @@ from jaxir.models.weights import (
 _POOLING_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _TANH = "torch.nn.modules.activation.Tanh"
 _IDENTITY = "torch.nn.modules.linear.Identity"
+_EMBEDDING = "sentence_embedding"
 _ST = "sentence_transformers.models."  # paths that versions 2 to 6 all understand
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
 def read_pooling(path: Path, config: DualEncoderConfig) -> None:
+    """Set the pooling that a Pooling module's config.json asks for."""
     values = read_object(path)
     flags = [name for name, on in values.items() if name.startswith("pooling_mode_") and on is True]
     modes = values.get("pooling_mode", [_POOLING_FLAGS.get(flag, flag) for flag in flags])
@@ -43,27 +46,25 @@ def read_pooling(path: Path, config: DualEncoderConfig) -> None:
 
 
 def read_dense(folder: Path, config: DualEncoderConfig, params: Params) -> None:
+    """Add a Dense module to config and parameters, as LaBSE's dense or as the projection."""
     path = folder / "config.json"
     values = read_object(path)
-    kind = (values.get("activation_function"), values.get("bias", True))
-    names = {(_TANH, True): "dense", (_IDENTITY, False): "projection"}
-    name = names.get(kind) if not values.get("use_residual") else None
-    embedding = "sentence_embedding"
-    if name is None or {values.get(f"module_{x}put_name", embedding) for x in ("in", "out")} != {
-        embedding
-    }:
+    activation, bias = str(values.get("activation_function")), values.get("bias", True) is True
+    name = {(_TANH, True): "dense", (_IDENTITY, False): "projection"}.get((activation, bias))
+    ends = [values.get(f"module_{end}_name", _EMBEDDING) for end in ("input", "output")]
+    if name is None or values.get("use_residual") or ends != [_EMBEDDING] * 2:
         raise UserError(
-            f"{path}: activation_function {kind[0]!r} with bias {kind[1]!r}: only Tanh with bias, "
-            "and Identity without, on the embedding and without residual, are supported"
+            f"{path}: activation_function {activation!r} with bias {bias}: only Tanh with bias and "
+            "Identity without, on the embedding, without residual, are supported"
         )
     if name in params or "projection" in params:
         raise UserError(f"{path}: only one Dense with Tanh and then one projection are supported")
     width = checked_field(values, "out_features", int, path)
     with contextlib.ExitStack() as stack:
         weights = Weights(folder, stack)
-        kernel = weights.read("linear.weight", (width, config.embedding_size), transpose=True)
-        params[name] = {"kernel": np.ascontiguousarray(kernel)}
-        if kind[1]:
+        kernel = weights.read("linear.weight", (width, config.embedding_size))
+        params[name] = {"kernel": np.ascontiguousarray(kernel.T)}
+        if bias:
             params[name]["bias"] = weights.read("linear.bias", (width,))
     setattr(config, name, width)
 
@@ -89,10 +90,8 @@ def modules_of(folder: Path) -> list[tuple[str, Path]]:
     if unknown:
         raise UserError(f"{path}: unsupported modules {sorted(unknown)}")
     dense = ["Dense"] * kinds.count("Dense")
-    if kinds not in (
-        start := ["Transformer", "Pooling", *dense],
-        [*start, "Normalize"],
-    ):
+    normalize = ["Normalize"] * (kinds[-1:] == ["Normalize"])
+    if kinds != ["Transformer", "Pooling", *dense, *normalize]:
         raise UserError(
             f"{path}: modules {kinds}: must be Transformer, Pooling, Dense if any, Normalize if any"
         )
@@ -104,7 +103,7 @@ def read_prompts(folder: Path) -> tuple[str, str]:
     path = folder / "config_sentence_transformers.json"
     values = read_object(path) if path.exists() else {}
     prompts = checked_field(values, "prompts", dict, path, {})
-    default = prompts.get(values.get("default_prompt_name"), "")
+    default = prompts.get(str(values.get("default_prompt_name")), "")
     query = prompts.get("query", default)
     passage = next((prompts[name] for name in _PASSAGE_PROMPTS if name in prompts), default)
     if not (isinstance(query, str) and isinstance(passage, str)):
@@ -113,21 +112,18 @@ def read_prompts(folder: Path) -> tuple[str, str]:
 
 
 def read_max_tokens(folder: Path, encoder: EncoderConfig) -> int:
-    """The shortest of what the folder's files and the position table allow."""
-    limits = [encoder.max_tokens]
-    for name, field in {
-        "sentence_bert_config.json": "max_seq_length",
-        "tokenizer_config.json": "model_max_length",  # "no limit" is written as 1e30
-    }.items():
-        values = read_object(folder / name) if (folder / name).exists() else {}
-        limit = values.get(field)
-        if isinstance(limit, int) and limit > 0:
-            limits.append(limit)
-        if name == "sentence_bert_config.json" and values.get("do_lower_case") is True:
-            raise UserError(
-                f"{folder / name}: do_lower_case = true: only the tokenizer may do that"
-            )
-    return min(limits)
+    """Tokens after which a text is cut, never more than the position table holds."""
+    # Old folders name the first file after the architecture: sentence_xlm-roberta_config.json.
+    files = [*sorted(folder.glob("sentence_*_config.json")), folder / "tokenizer_config.json"]
+    limits = []
+    for path in files:
+        values = read_object(path) if path.exists() else {}
+        limits += [values.get("max_seq_length"), values.get("model_max_length")]
+        if path != files[-1] and values.get("do_lower_case") is True:
+            raise UserError(f"{path}: do_lower_case = true: only the tokenizer may do that")
+    # The tokenizer's counts only where there is no other; it writes "no limit" as 1e30.
+    limit = next((x for x in limits if isinstance(x, int) and x > 0), encoder.max_tokens)
+    return min(limit, encoder.max_tokens)
 
 
 def write_modules(folder: Path, config: DualEncoderConfig, params: Params) -> None:

@@ -50,6 +50,11 @@ _CONVERT = (
 
 
 def read_json(path: Path) -> Any:
+    """The value that a JSON file of bounded size holds.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
     try:
         if path.stat().st_size > _JSON_LIMIT:
             raise UserError(
@@ -63,6 +68,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; raises as `read_json` does."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold a JSON object")
@@ -126,7 +132,11 @@ class Weights:
         single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
         self.path = single if single.exists() else index
         if not self.path.exists():
-            raise UserError(f"{folder}: no model.safetensors; {_CONVERT}")
+            pickled = (folder / "pytorch_model.bin").exists()
+            instead = (
+                ", and pytorch_model.bin is refused since pickles can run code" if pickled else ""
+            )
+            raise UserError(f"{folder}: no model.safetensors{instead}; {_CONVERT}")
         names = {single.name}
         if self.path == index:
             shards = checked_field(read_object(index), "weight_map", dict, index)
@@ -141,21 +151,26 @@ class Weights:
             (p for p in prefixes if f"{p}embeddings.word_embeddings.weight" in self.files), ""
         )
 
-    def read(self, name: str, shape: tuple[int, ...], transpose: bool = False) -> np.ndarray:
-        """One tensor in float32, checked for its shape (that of the file) before it is loaded."""
+    def check(self, name: str, shape: tuple[int, ...]) -> tuple[Any, str]:
+        """The file with the tensor and its name there; its type and shape are checked unread."""
         full = self.prefix + name
         if full not in self.files:
             stem, _, leaf = full.rpartition(".")
             full = f"{stem}.{_OLD_LEAF.get(leaf)}"
         if full not in self.files:
             raise UserError(f"{self.path}: no tensor {self.prefix + name}")
-        file = self.files[full]
-        theirs = file.get_slice(full)
-        if tuple(theirs.get_shape()) != shape or theirs.get_dtype() not in ("F32", "F16", "BF16"):
-            found = f"{theirs.get_dtype()} {theirs.get_shape()}"
-            raise UserError(f"{self.path}: {full} is {found}, not floats of shape {list(shape)}")
-        tensor = np.asarray(file.get_tensor(full), np.float32)
-        return tensor.T if transpose else tensor
+        found = self.files[full].get_slice(full)
+        if tuple(found.get_shape()) != shape or found.get_dtype() not in ("F32", "F16", "BF16"):
+            raise UserError(
+                f"{self.path}: {full} is {found.get_dtype()} {found.get_shape()}, "
+                f"not floats of shape {list(shape)} as its config says"
+            )
+        return self.files[full], full
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor in float32."""
+        file, full = self.check(name, shape)
+        return np.asarray(file.get_tensor(full), np.float32)
 
 
 @contextlib.contextmanager
@@ -188,24 +203,35 @@ def _put(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
     params[path[-1]] = value
 
 
+def _read_leaf(weights: Weights, path: tuple[str, ...], name: str, shape: tuple[int, ...]):
+    """One leaf of ours: a tensor, or those of all layers stacked; kernels are stored transposed."""
+    if path[0] != "layers":
+        return weights.read(name, shape)
+    stored = shape[:0:-1] if path[-1] == "kernel" else shape[1:]
+    names = [name.format(i) for i in range(shape[0]) if weights.check(name.format(i), stored)]
+    stacked = np.empty(shape, np.float32)
+    for i, name in enumerate(names):
+        tensor = weights.read(name, stored)
+        stacked[i] = tensor.T if path[-1] == "kernel" else tensor
+    return stacked
+
+
 def read_encoder(folder: Path, config: DualEncoderConfig) -> Params:
+    """The parameters of the encoder, from one file or from shards; poolers and heads are left out.
+
+    Raises:
+        UserError: names the file or tensor that is missing, damaged or of another shape.
+    """
     params: Params = {}
     with contextlib.ExitStack() as stack:
         weights = Weights(folder, stack, ("", "roberta.", "bert."))
         for path, name, shape in _leaves(config):
-            transpose = path[-1] == "kernel"
-            if path[0] != "layers":
-                _put(params, path, weights.read(name, shape))
-                continue
-            stacked = np.empty(shape, np.float32)
-            theirs = shape[:0:-1] if transpose else shape[1:]
-            for i in range(shape[0]):
-                stacked[i] = weights.read(name.format(i), theirs, transpose)
-            _put(params, path, stacked)
+            _put(params, path, _read_leaf(weights, path, name, shape))
     return params
 
 
 def config_json(config: EncoderConfig, tokenizer) -> dict[str, Any]:
+    """What transformers' config.json says of such an encoder."""
     architectures = {
         "xlm-roberta": "XLMRobertaModel",
         "xlm-roberta-xl": "XLMRobertaXLModel",
@@ -246,11 +272,13 @@ def encoder_tensors(config: DualEncoderConfig, params: Params) -> dict[str, np.n
 
 
 def save_json(path: Path, value: Any) -> None:
+    """Write a JSON file, and its folder if need be."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file that transformers reads."""
     from safetensors.numpy import save_file
 
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

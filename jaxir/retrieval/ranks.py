@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
+HIGHEST = jax.lax.Precision.HIGHEST
 CHUNK = 32  # columns of one language counted together
 # Fixed, so that a device does the same arithmetic however many devices there are.
 QUERIES_PER_DEVICE = 128
@@ -36,7 +37,7 @@ class Columns(NamedTuple):
     passage: Int[np.ndarray, "K"]  # -1: padding
     column: Int[np.ndarray, "P"]  # the inverse
     tie_order: Int[np.ndarray, "K"]  # place among equal scores, from 0; PADDING
-    chunk_language: Int[np.ndarray, "C N"]  # one-hot
+    chunk_language: Float[np.ndarray, "C N"]  # one-hot
 
 
 def passages_above(
@@ -146,7 +147,7 @@ def _columns(retrieval_set: RetrievalSet) -> Columns:
         passage=passage,
         column=column,
         tie_order=np.where(passage < 0, PADDING, tie_order[passage]).astype(np.int32),
-        chunk_language=np.repeat(np.eye(languages, dtype=np.int32), chunks, axis=0),
+        chunk_language=np.repeat(np.eye(languages, dtype=np.float32), chunks, axis=0),
     )
 
 
@@ -185,7 +186,7 @@ def _counter(mesh: Mesh, from_embeddings: bool) -> Callable:
     def count(rows, right, passages, tie_order, chunk_language):
         scores = rows.T
         if from_embeddings:
-            scores = jnp.einsum("kd,bd->kb", passages, rows, precision=jax.lax.Precision.HIGHEST)
+            scores = jnp.einsum("kd,bd->kb", passages, rows, precision=HIGHEST)
         return count_above(scores, right, tie_order, chunk_language)
 
     by_query, whole = PartitionSpec("data"), PartitionSpec()
@@ -199,7 +200,7 @@ def count_above(
     scores: Float[Array, "K B"],
     right: Int[Array, "B R"],
     tie_order: Int[Array, "K"],
-    chunk_language: Int[Array, "C N"],
+    chunk_language: Float[Array, "C N"],
 ) -> Int[Array, "B R N"]:
     """Count, for the right column of each query, the columns of each language above it.
 
@@ -215,10 +216,13 @@ def count_above(
     chunked_order = tie_order.reshape(-1, CHUNK, 1)
 
     def one_answer(_, column):
-        score, order = scores[column, queries][None, None], tie_order[column][None, None]
+        score = scores[column, queries][None, None, :]
+        order = tie_order[column][None, None, :]
         is_above = (chunked > score) | ((chunked == score) & (chunked_order < order))
-        in_chunk = is_above.sum(axis=1, dtype=jnp.int32)
-        return None, jnp.einsum("cb,cn->bn", in_chunk, chunk_language)
+        in_chunk = is_above.sum(axis=1, dtype=jnp.float32)
+        # float32, since not every device multiplies integers; whole numbers are exact under 2**24
+        in_language = jnp.einsum("cb,cn->bn", in_chunk, chunk_language, precision=HIGHEST)
+        return None, in_language.astype(jnp.int32)
 
     # one right answer at a time: the comparisons of a block then stay in the processor's cache
     _, counts = jax.lax.scan(one_answer, None, right.T)

@@ -73,7 +73,7 @@ def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[S
     )
     optimizer = make_optimizer(config.optimizer, config.steps)
     updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = learning_rate(config.optimizer, config.steps)(state["step"])
     state = {
         "params": optax.apply_updates(state["params"], updates),

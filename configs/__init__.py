@@ -1,0 +1,1 @@
+"""The configs that come with jaxir; each one's docstring has its command."""

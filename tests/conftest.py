@@ -1,0 +1,23 @@
+"""Eight CPU devices, strict JAX, warnings as errors, shapes checked where they are annotated."""
+
+import os
+
+# before anything imports JAX
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(params=[1, 8], ids=["1-device", "8-devices"])
+def mesh(request):
+    """A mesh of one device, then of eight, set for the test."""
+    mesh = jax.make_mesh((request.param,), ("data",), devices=jax.devices()[: request.param])
+    with jax.set_mesh(mesh):
+        yield mesh

@@ -1,0 +1,104 @@
+"""Cached token ids equal the tokenizer's own; the cache grows, survives a kill, and says what broke."""
+
+import resource
+import signal
+
+import numpy as np
+import pytest
+
+from jaxir.data import tokens as tokens_module
+from jaxir.data.tokenizer import train_tokenizer
+from jaxir.data.tokens import read_tokens
+from jaxir.errors import UserError
+
+TEXTS = [
+    "Query: What is the capital of France?",
+    "Query: Was ist die Hauptstadt von Frankreich?",
+    "Query: 法国的首都是什么？",
+    "Query: เมืองหลวงของฝรั่งเศสคืออะไร",
+    "",
+    "Passage: " + "Paris is the capital and largest city of France. " * 20,
+    "Query: What is the capital of France?",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS * 3, 200)
+
+
+def _own(tokenizer, texts, limit):
+    return tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+
+
+@pytest.mark.parametrize("limit", [5, 16, 64])
+def test_ids_equal_the_tokenizers(tokenizer, tmp_path, limit):
+    for _ in range(2):  # made, then read from the cache
+        tokens = read_tokens(TEXTS, tokenizer, tmp_path)
+        ids, lengths = tokens.padded(np.arange(len(TEXTS)), limit)
+        for row, length, expected in zip(ids, lengths, _own(tokenizer, TEXTS, limit), strict=True):
+            assert row[:length].tolist() == expected
+            assert (row[length:] == tokenizer.pad_token_id).all()
+
+
+def test_a_wordpiece_tokenizers_ids_too(tmp_path):
+    from transformers import BertTokenizer
+
+    vocab = tmp_path / "vocab.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "par", "##is", "?", ":"]
+    vocab.write_text("\n".join(pieces) + "\n")
+    tokenizer = BertTokenizer(str(vocab), do_lower_case=False)
+    texts = ["what is paris?", "paris", "unknown words: what"]
+    ids, lengths = read_tokens(texts, tokenizer, tmp_path).padded(np.arange(3), 8)
+    expected = _own(tokenizer, texts, 8)
+    assert [row[:n].tolist() for row, n in zip(ids, lengths)] == expected
+    assert tokenizer.unk_token_id not in ids[0]  # the oracle is not blind
+
+
+def test_only_missing_texts_are_tokenized(tokenizer, tmp_path, monkeypatch):
+    read_tokens(TEXTS[:3], tokenizer, tmp_path)
+    built = []
+    original = tokens_module._build
+
+    def build(texts, hashes, missing, *rest):
+        built.extend(texts[i] for i in missing)
+        original(texts, hashes, missing, *rest)
+
+    monkeypatch.setattr(tokens_module, "_build", build)
+    both = read_tokens([*TEXTS, "Query: new"], tokenizer, tmp_path)
+    assert sorted(built) == sorted({*TEXTS[3:6], "Query: new"})
+    assert len(both.segments) == 2
+    ids, lengths = both.padded(np.array([0, 7, -1]), 32)
+    assert ids[0, : lengths[0]].tolist() == _own(tokenizer, TEXTS[:1], 32)[0]
+    assert lengths[2] == 0
+    assert (ids[2] == tokenizer.pad_token_id).all()
+
+
+def test_another_tokenizer_has_its_own_ids(tokenizer, tmp_path):
+    other = train_tokenizer(["completely other words"] * 3 + TEXTS, 150)
+    first = read_tokens(TEXTS, tokenizer, tmp_path).padded(np.array([0]), 32)[0]
+    second = read_tokens(TEXTS, other, tmp_path).padded(np.array([0]), 32)[0]
+    assert not np.array_equal(first, second)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_cache_is_named(tokenizer, tmp_path):
+    read_tokens(TEXTS, tokenizer, tmp_path)
+    (path,) = tmp_path.glob("*/segment-*/ids.npy")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"segment-.*damaged token cache.*delete that folder"):
+        read_tokens(TEXTS, tokenizer, tmp_path)
+
+
+def test_a_full_disk_leaves_nothing_behind(tokenizer, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError, match="cannot write the token cache.*free some space"):
+            read_tokens(TEXTS, tokenizer, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(read_tokens(TEXTS, tokenizer, tmp_path).length) == len(TEXTS)
