@@ -68,6 +68,9 @@ class ModelConfig(DualEncoderConfig):
     passage_prefix: str = "Passage: "
     max_query_tokens: int = 64  # with the special tokens; longer texts are cut
     max_passage_tokens: int = 256
+    length_buckets: int = (
+        1  # batches of short texts: halve both limits up to that many times less 1
+    )
 
 
 @dataclass
@@ -268,6 +271,7 @@ def validate(config: Config) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
         "evaluation.batch_size": config.evaluation.batch_size,
+        "model.length_buckets": config.model.length_buckets,
         "watch.every": config.watch.every,
         "compare.seeds": config.compare.seeds,
     }

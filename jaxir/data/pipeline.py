@@ -47,26 +47,39 @@ class Loader:
     passage_tokens: Tokens
     max_query_tokens: int
     max_passage_tokens: int
+    length_buckets: int
     hard_negatives: int
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The arrays of a slice of a step's global batch."""
+        """The arrays of a slice of a step's global batch, whose shapes depend on the whole of it."""
         drawn = self.hybrid.batch(step)
-        groups, language = drawn.groups[rows], drawn.passage_language[rows]
-        queries = self.collection.query[groups, drawn.query_language[rows]]
-        passages = np.concatenate(
-            [
-                self.collection.passage[groups, language][:, None],
-                self._negatives(step, groups, language),
-            ],
-            axis=1,
-        ).reshape(-1)
-        query_ids, query_lengths = self.query_tokens.padded(queries, self.max_query_tokens)
-        passage_ids, passage_lengths = self.passage_tokens.padded(passages, self.max_passage_tokens)
+        groups, language = drawn.groups, drawn.passage_language
+        queries = self.collection.query[groups, drawn.query_language]
+        own = self.collection.passage[groups, language]
+        passages = np.concatenate([own[:, None], self._negatives(step, groups, language)], axis=1)
+        query_limit, passage_limit = self._limits(queries, passages)
+        queries, passages = queries[rows], passages[rows].reshape(-1)
+        query_ids, query_lengths = self.query_tokens.padded(queries, query_limit)
+        passage_ids, passage_lengths = self.passage_tokens.padded(passages, passage_limit)
         clusters = np.where(passages >= 0, self.collection.text_cluster[passages], -1)
-        arrays = (query_ids, query_lengths, self.collection.cluster[groups])
+        arrays = (query_ids, query_lengths, self.collection.cluster[groups[rows]])
         arrays += (passage_ids, passage_lengths, clusters)
         return {name: array.astype(np.int32) for name, array in zip(FIELDS, arrays, strict=True)}
+
+    def _limits(
+        self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
+    ) -> tuple[int, int]:
+        """Both token limits, halved as often as the longest texts of the batch allow."""
+        limits = (self.max_query_tokens, self.max_passage_tokens)
+        longest = [
+            tokens.lengths_with_frame(texts[texts >= 0]).max()
+            for tokens, texts in ((self.query_tokens, queries), (self.passage_tokens, passages))
+        ]
+        for halvings in reversed(range(self.length_buckets)):
+            shorter = tuple(limit // 2**halvings for limit in limits)
+            if all(length <= limit for length, limit in zip(longest, shorter)):
+                return shorter
+        return limits
 
     def _negatives(
         self, step: int, groups: Int[np.ndarray, "B"], language: Int[np.ndarray, "B"]

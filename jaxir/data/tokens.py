@@ -43,6 +43,10 @@ class Tokens:
     after: tuple[int, ...]  # e.g. </s>
     pad_id: int
 
+    def lengths_with_frame(self, texts: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
+        """Lengths of some texts, uncut, with the special tokens."""
+        return self.length[texts] + len(self.before) + len(self.after)
+
     def padded(
         self, texts: Int[np.ndarray, "R"], limit: int
     ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R"]]:

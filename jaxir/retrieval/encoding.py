@@ -46,8 +46,7 @@ def encode(
     Texts are sorted by length inside, so that little of a batch is padding. Parameters are replicated over
     the devices of the mesh that is set, if one is, and batches are split.
     """
-    frame = len(tokens.before) + len(tokens.after)
-    lengths = np.minimum(tokens.length[texts] + frame, limit)
+    lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
     order = np.argsort(-lengths, kind="stable")
     found: list[tuple[np.ndarray, Array]] = []
     for first in range(0, len(texts), batch_size):

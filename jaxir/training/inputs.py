@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxir.benchmarks.cldr import cldr_retrieval_set
@@ -19,13 +20,16 @@ from jaxir.data.pipeline import tokenize
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
-from jaxir.models.hf import read_model, read_tokenizer
+from jaxir.models.dual_encoder import init_params
+from jaxir.models.hf import HuggingFaceModel, read_model, read_tokenizer
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
 logger = logging.getLogger(__name__)
 
 # Another seed for another run must not move texts between training and validation.
 SPLIT_SEED = 0
+# More hardly change its pieces, and cost minutes.
+TOKENIZER_TEXTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,7 @@ def _read_model(
     """The model with its true shape, the weights it starts from, and its tokenizer."""
     model, params = config.model, None
     if model.init:
-        found = read_model(model.init)
-        shape = {f.name: getattr(found.config, f.name) for f in dataclasses.fields(found.config)}
-        encoder = dataclasses.replace(
-            found.config.encoder,
-            dropout=model.encoder.dropout,
-            attention_dropout=model.encoder.attention_dropout,
-        )
-        shape |= {"encoder": encoder, "compute_dtype": model.compute_dtype}
-        model, params = dataclasses.replace(model, **shape), found.params
+        model, params = _started_from(read_model(model.init), model, config.seed)
     if model.trained_tokenizer_size:
         tokenizer = _own_tokenizer(model.trained_tokenizer_size, training, workdir / "tokenizer")
     elif model.tokenizer or model.init:
@@ -145,10 +141,33 @@ def _read_model(
     return dataclasses.replace(model, encoder=encoder), params, tokenizer
 
 
+def _started_from(
+    found: HuggingFaceModel, model: ModelConfig, seed: int
+) -> tuple[ModelConfig, Any]:
+    """The config with the shape of the weights, and the weights.
+
+    A sentence-transformers folder decides pooling, Dense and normalization; a bare encoder leaves
+    them to the config, and what it lacks starts at random.
+    """
+    encoder = dataclasses.replace(
+        found.config.encoder,
+        dropout=model.encoder.dropout,
+        attention_dropout=model.encoder.attention_dropout,
+    )
+    model = dataclasses.replace(model, encoder=encoder)
+    if (found.folder / "modules.json").exists():
+        head = ("pooling", "dense", "projection", "normalize")
+        shape = {name: getattr(found.config, name) for name in head}
+        return dataclasses.replace(model, **shape), found.params
+    random = init_params(model, jax.random.key(seed))
+    return model, {**random, "encoder": found.params["encoder"]}
+
+
 def _own_tokenizer(size: int, training: Collection, folder: Path) -> Any:
     """Trained once and then read, so that a resumed run has the same ids."""
     if not (folder / "tokenizer.json").exists():
         used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
+        used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
         logger.info("training a tokenizer of %d pieces", size)
         tokenizer = train_tokenizer((training.texts[i] for i in used if i >= 0), size)
         unfinished = folder.with_name(folder.name + ".unfinished")

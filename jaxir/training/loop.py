@@ -39,9 +39,17 @@ SIGTERM_STATUS = 143  # what a shell reports for a program ended by SIGTERM
 class Programs:
     """The compiled parts of a run, shared by runs that differ in data and seed alone."""
 
-    step: jax.stages.Compiled
+    config: Config
     loss: Any  # jitted (params, batch) -> loss without dropout
     embed: Embed
+    steps: dict[tuple[int, int], jax.stages.Compiled] = dataclasses.field(default_factory=dict)
+
+    def prepare(self, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
+        """The step for the batch's bucket of lengths, compiled if this is the first of it."""
+        bucket = (batch["query_ids"].shape[1], batch["passage_ids"].shape[1])
+        if bucket not in self.steps:
+            self.steps[bucket] = _compile(self.config, state, batch)
+        return self.steps[bucket]
 
 
 class Stopped(RunError):
@@ -82,7 +90,8 @@ def train(
         state = replicate(init_state(config, inputs.params), mesh)
         restored = checkpoints.restore_latest(_abstract(state))
         start, state = restored or (0, state)
-        programs = programs or _compile(config, state, to_devices(loader.batch(0, rows), mesh))
+        programs = programs or _programs(config)
+        programs.prepare(state, to_devices(loader.batch(start, rows), mesh))
         if start < config.steps:
             report = Report(workdir, config.watch, dataclasses.asdict(config), start)
             validation = _validation_batches(inputs, config, rows, mesh)
@@ -90,7 +99,8 @@ def train(
             stream = batches(loader, start, config.steps, rows)
             with _closing(report), progress_line(name, config.steps, start) as progress:
                 for step, batch in enumerate(stream, start):
-                    state, metrics = programs.step(state, to_devices(batch, mesh))
+                    on_devices = to_devices(batch, mesh)
+                    state, metrics = programs.prepare(state, on_devices)(state, on_devices)
                     meter.add(step, batch, metrics)
                     progress.update()
                     done, last = step + 1, step + 1 == config.steps
@@ -147,6 +157,7 @@ def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> 
         inputs.passage_tokens,
         inputs.model.max_query_tokens,
         inputs.model.max_passage_tokens,
+        inputs.model.length_buckets,
         config.data.hard_negatives,
     )
 
@@ -187,18 +198,25 @@ def _measure(
     return {name: value for name, value in measured.items() if np.isfinite(value)}
 
 
-def _compile(config: Config, state: State, batch: dict[str, Array]) -> Programs:
+def _programs(config: Config) -> Programs:
+    loss = jax.jit(lambda params, batch: batch_loss(params, batch, config, None)[0])
+    return Programs(config, loss, make_embed(config.model))
+
+
+def _compile(config: Config, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
     began = time.perf_counter()
     step = compile_step(config, state, batch)
     told = cost(step)
     logger.info(
-        "compiled the step in %.1f s: %.3g FLOPs and %.2f GiB a device",
+        "compiled the step for %d + %d tokens in %.1f s: %.2f GiB and %.3g FLOPs a device "
+        "(the compiler counts the body of a loop once)",
+        batch["query_ids"].shape[1],
+        batch["passage_ids"].shape[1],
         time.perf_counter() - began,
-        told["flops"],
         told.get("peak_bytes", float("nan")) / 2**30,
+        told["flops"],
     )
-    loss = jax.jit(lambda params, batch: batch_loss(params, batch, config, None)[0])
-    return Programs(step, loss, make_embed(config.model))
+    return step
 
 
 def _abstract(state: State) -> Any:
