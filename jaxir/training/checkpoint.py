@@ -138,6 +138,7 @@ class Checkpoints:
             return {}
 
     def _cannot_save(self, step: int, error: Exception) -> UserError:
+        self._remove_unsealed()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return UserError(
             f"{self._path(step)}: cannot save the checkpoint ({reason}); free some space and start "

@@ -1,0 +1,253 @@
+"""Whole runs in small: what they leave behind, and that stopping changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import tiny_config
+
+from jaxir.config import CompareConfig, Shares
+from jaxir.errors import RunError, UserError
+from jaxir.training.run import run
+
+
+def _weights(workdir):
+    return load_file(workdir / "export" / "model.safetensors")
+
+
+def _assert_bit_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing interrupted: its config and workdir."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny_config(folder)
+    run(config, folder / "run")
+    return config, folder / "run"
+
+
+def test_what_a_run_leaves_behind(finished):
+    config, workdir = finished
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert sorted(losses) == [6, 12, 18, 24]
+    assert losses[24] < losses[6]
+    assert [line["step"] for line in lines if "held_out/loss" in line] == [12, 24]
+    (shares,) = {(x["share/monolingual"], x["share/cross_lingual"]) for x in lines if "loss" in x}
+    assert shares == (0.5, 0.5)
+    assert all(0 < line["padding_waste"] < 1 for line in lines if "loss" in line)
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["used"]["kinds"] == {"monolingual": 12, "cross_lingual": 12}
+    assert sum(results["used"]["pairs"].values()) == 24 * config.batch_size
+    report = results["tasks"]["held_out"]["trained"]
+    chance = 1 / report["passages"]
+    assert report["monolingual"]["map"] > 5 * chance
+    assert (workdir / "heat_map_held_out.png").read_bytes()[1:4] == b"PNG"
+    assert list((workdir / "tensorboard").iterdir())
+    assert not list(workdir.rglob("*unfinished*"))
+
+
+def test_the_export_reads_back_as_the_best_checkpoint(finished):
+    from jaxir.models.hf import read_model
+
+    config, workdir = finished
+    model = read_model(workdir / "export")
+    assert model.query_prefix == config.model.query_prefix
+    assert model.config.encoder.hidden_size == 16
+
+
+def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):
+    config, workdir = finished
+    before = (workdir / "metrics.jsonl").stat().st_mtime_ns
+    run(config, workdir)
+    assert "trained" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_config_is_refused_with_the_field_named(finished):
+    config, workdir = finished
+    other = tiny_config(Path(config.data.directory))
+    other.optimizer.learning_rate = 1e-3
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.005, is 0\.001"):
+        run(other, workdir)
+
+
+def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path):
+    config, workdir = finished
+
+    def stop_when_under_way():
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_when_under_way)
+    thread.start()
+    with pytest.raises(RunError, match="stopped at step .* goes on from there") as stopped:
+        run(config, tmp_path / "run")
+    thread.join()
+    assert stopped.value.exit_status == 143
+    run(config, tmp_path / "run")
+    _assert_bit_equal(_weights(tmp_path / "run"), _weights(workdir))
+    metrics = [(p / "metrics.jsonl").read_text().splitlines() for p in (tmp_path / "run", workdir)]
+    steps = [[json.loads(line)["step"] for line in lines] for lines in metrics]
+    assert steps[0] == steps[1]
+
+
+def test_a_loss_that_is_not_finite_names_step_kind_and_languages(tmp_path):
+    config = tiny_config(tmp_path)
+    config.optimizer.learning_rate, config.optimizer.clip_norm = 1e30, 0.0
+    config.optimizer.warmup_steps = 0
+    with pytest.raises(RunError, match=r"step \d+: the loss is .*lingual batch, ..-.."):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_runs_side_by_side_share_their_data_and_show_ties(tmp_path, capsys):
+    config = tiny_config(tmp_path, steps=4)
+    config.evaluation.every = 0
+    config.compare = CompareConfig(shares={"both": Shares(), "mono": Shares(1, 0, 0)}, seeds=2)
+    run(config, tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "both" in shown
+    assert "±" in shown
+    summary = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name: len(runs) for name, runs in summary["tasks"]["held_out"].items()} == {
+        "both": 2,
+        "mono": 2,
+    }
+    used = json.loads((tmp_path / "run" / "mono-seed1" / "results.json").read_text())["used"]
+    assert used["kinds"] == {"monolingual": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 12}, "config.batch_size = 12: must be a multiple of the 8 devices"),
+        ({"model.max_query_tokens": 40}, "max_query_tokens = 40: must be from 3 to .* 32 positions"),
+        ({"data.sources": ()}, "config.data.sources is empty"),
+        ({"model.trained_tokenizer_size": 0}, "config.model.tokenizer is empty"),
+        ({"hybrid.shares": Shares(0, 0, 0, 0, 1), "data.only": "de"}, "english = 1: the data has no"),
+        ({"hybrid.shares": Shares(0, 0, 1), "data.only": "de"}, "cross_lingual = 1: the data has no"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
+    config = tiny_config(tmp_path)
+    for name, value in change.items():
+        *path, field = name.split(".")
+        if field == "only":
+            rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+            kept = [row for row in rows if f'"query_lang": "{value}"' in row]
+            (tmp_path / "rows.jsonl").write_text("\n".join(kept) + "\n")
+            continue
+        owner = config
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, field, value)
+    with pytest.raises(UserError, match=message) as error:
+        run(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(finished, tmp_path):
+    import resource
+
+    config, workdir = finished
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    run_folder = tmp_path / "run"
+    config.watch.tensorboard = False
+
+    def limit_when_under_way():
+        deadline = time.monotonic() + 120
+        while not (run_folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+
+    thread = threading.Thread(target=limit_when_under_way)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="cannot save the checkpoint .*free some space"):
+            run(config, run_folder)
+    finally:
+        thread.join()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    checkpoints = run_folder / "checkpoints"
+    assert all((path / "manifest.json").exists() for path in checkpoints.iterdir())
+    run(config, run_folder)
+    _assert_bit_equal(_weights(run_folder), _weights(workdir))
+
+
+def _command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "jaxir.train", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def test_help_answers_within_two_seconds():
+    began = time.perf_counter()
+    answer = _command("--help")
+    assert time.perf_counter() - began < 2
+    assert answer.returncode == 0
+    assert "--config.hybrid.shares.cross_lingual=0.5" in answer.stdout
+    assert not answer.stderr
+
+
+def test_help_imports_neither_jax_nor_tensorflow():
+    code = (
+        "import sys; sys.argv = ['train', '--help']\n"
+        "from jaxir.train import main\nmain(sys.argv)\n"
+        "assert not {'jax', 'tensorflow', 'flax', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing"),
+        (["--config", "nowhere.py"], "nowhere.py: no such file; there are .*demo.py"),
+        (["--config", "demo", "--confg.steps=3"], "confg.steps: no such flag"),
+        (["--config", "demo.py", "--config.stepz=3"], "config.stepz: no such field.*config.steps"),
+        (["--config=demo.py", "--config.steps=x"], "config.steps=x: invalid literal"),
+        (["--config=demo.py", "--config.steps=0"], "config.steps = 0: must be positive"),
+        (
+            ["--config=demo.py", "--config.hybrid.shares.monolingual=-1"],
+            r"shares.monolingual = -1.0: must be 0 or more",
+        ),
+        (
+            [
+                "--config=demo.py",
+                "--config.hybrid.shares.monolingual=0",
+                "--config.hybrid.shares.cross_lingual=0",
+            ],
+            "must be shares with a positive sum",
+        ),
+        (["--config=demo.py", "extra"], "'extra': not a flag"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_status_2(arguments, message, tmp_path):
+    import re
+
+    answer = _command(*arguments, "--workdir", str(tmp_path / "w"))
+    assert answer.returncode == 2
+    assert re.fullmatch(r"error: .*\n", answer.stderr), answer.stderr
+    assert re.search(message, answer.stderr)
+    assert not (tmp_path / "w").exists()
