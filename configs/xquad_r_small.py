@@ -2,9 +2,10 @@
 
     python -m jaxir.train --config xquad_r_small.py --config.data.directory=DATA
 
-DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages that
-XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that share ten words
-in a row with it are dropped from training. On two CPU cores: 40 minutes, 4 GiB. Expected: see README.
+DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages
+that XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that
+share ten words in a row with it are dropped from training. On two CPU cores: 40 minutes, 4 GiB.
+Expected: see README.
 """
 
 from jaxir.config import (
@@ -27,9 +28,9 @@ LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 MLQA = {"es": "ar de hi vi zh", "de": "ar es hi vi zh", "zh": "ar de es hi vi", "vi": "de"}
 MKQA = ("ar", "en", "es", "ru", "tr", "zh_cn")
 TATOEBA = (
-    "ar-de ar-el ar-en ar-es ar-ru ar-tr de-el de-en de-es de-ru de-tr de-vi de-zh el-en el-es el-ru "
-    "el-tr en-es en-hi en-ru en-th en-tr en-vi en-zh es-tr es-vi es-zh hi-zh ru-es ru-tr ru-vi ru-zh "
-    "tr-zh vi-zh"
+    "ar-de ar-el ar-en ar-es ar-ru ar-tr de-el de-en de-es de-ru de-tr de-vi de-zh el-en el-es "
+    "el-ru el-tr en-es en-hi en-ru en-th en-tr en-vi en-zh es-tr es-vi es-zh hi-zh ru-es ru-tr "
+    "ru-vi ru-zh tr-zh vi-zh"
 )
 NUMBERED = Fields(id="")  # these files repeat their ids
 

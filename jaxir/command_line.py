@@ -1,7 +1,7 @@
 """How commands read their flags, and how they end.
 
-Bare absl exits with 1 on `--help` and shows a traceback for a misspelt config field; here help exits
-with 0, and a user's mistake is one line and status 2.
+Bare absl exits with 1 on `--help` and shows a traceback for a misspelt config field; here help
+exits with 0, and a user's mistake is one line and status 2.
 """
 
 import dataclasses
@@ -47,8 +47,16 @@ def log_to_stderr() -> None:
     logger.propagate = False
 
 
-def parse(argv: list[str], values: flags.FlagValues, usage: str) -> bool:
-    """Read the flags; prints the help and returns False where that was asked for.
+def parse(
+    argv: list[str], values: flags.FlagValues, usage: str, words: int = 0
+) -> list[str] | None:
+    """Read the flags; prints the help and returns None where that was asked for.
+
+    Args:
+        argv: the command line, the program's name first.
+        values: defined flags, which get their values.
+        usage: printed before the flags as help.
+        words: how many arguments that are no flags are allowed; they are returned.
 
     Raises:
         UserError: an unknown flag or field, or a value of the wrong type.
@@ -59,7 +67,7 @@ def parse(argv: list[str], values: flags.FlagValues, usage: str) -> bool:
         for name in sorted(set(values) - {"only_check_args", "flagfile", "undefok"}):
             if not name.startswith("no"):
                 print(f"  --{name}: {values[name].help}")
-        return False
+        return None
     _resolve_config(argv)
     try:
         rest = values(argv)
@@ -71,9 +79,9 @@ def parse(argv: list[str], values: flags.FlagValues, usage: str) -> bool:
         raise UserError(str(error).splitlines()[0]) from error
     except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(_misspelt(argv, error)) from error
-    if rest[1:]:
-        raise UserError(f"{rest[1]!r}: not a flag; see --help")
-    return True
+    if len(rest) > 1 + words:
+        raise UserError(f"{rest[1 + words]!r}: not a flag; see --help")
+    return rest[1:]
 
 
 def define_config(values: flags.FlagValues) -> None:

@@ -1,11 +1,12 @@
 """What a run can be told: typed dataclasses, and the checks that need neither data nor devices.
 
-A config file `configs/NAME.py` defines `get_config()`, which returns a `Config`. The dataclasses are
-not frozen because command-line overrides (`--config.optimizer.learning_rate=1e-4`) assign to fields.
-This module imports neither JAX nor TensorFlow, so that `--help` answers at once.
+A config file `configs/NAME.py` defines `get_config()`, which returns a `Config`. The dataclasses
+are not frozen because command-line overrides (`--config.optimizer.learning_rate=1e-4`) assign to
+fields. This module imports neither JAX nor TensorFlow, so that `--help` answers at once.
 """
 
 import dataclasses
+import operator
 from dataclasses import dataclass, field
 
 from jaxir.errors import UserError
@@ -54,6 +55,7 @@ class DualEncoderConfig:
 
     @property
     def embedding_size(self) -> int:
+        """Width of an embedding."""
         return self.projection or self.dense or self.encoder.hidden_size
 
 
@@ -172,6 +174,8 @@ class OptimizerConfig:
 
 @dataclass
 class CheckpointConfig:
+    """When checkpoints are written, and which are kept."""
+
     every: int = 1_000  # steps; the last step is always saved
     keep: int = 2  # newest ones kept, besides the best
 
@@ -225,6 +229,39 @@ class Config:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
 
+CHOICES = {
+    "model.encoder.architecture": ARCHITECTURES,
+    "model.pooling": POOLINGS,
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "data.passage": PASSAGE_UNITS,
+    "hybrid.language_weights": ("uniform", "size", "temperature"),
+    "hybrid.pair_per": ("row", "batch"),
+    "loss.directions": ("query_to_passage", "both"),
+    "loss.false_negatives": ("mask", "positives", "keep"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+    "evaluation.best": ("loss", "map"),
+    "evaluation.benchmark": BENCHMARKS,
+    "evaluation.passage": ("sentence", "sentence_with_paragraph"),
+}
+POSITIVE = (
+    *("steps", "batch_size", "model.encoder.vocab_size", "model.encoder.hidden_size"),
+    *("model.encoder.layers", "model.encoder.heads", "model.encoder.intermediate_size"),
+    *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
+    *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
+    *("checkpoint.keep", "evaluation.batch_size", "watch.every", "compare.seeds"),
+)
+NOT_NEGATIVE = (
+    *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
+    *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
+    *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
+    "evaluation.every",
+)
+UNDER_ONE = (
+    *("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),
+    *("optimizer.beta1", "optimizer.beta2"),
+)
+
+
 def _require(holds: bool, name: str, value: object, bound: str) -> None:
     if not holds:
         raise UserError(f"config.{name} = {value!r}: must be {bound}")
@@ -236,68 +273,20 @@ def validate(config: Config) -> None:
     Raises:
         UserError: names the field, its value and the bound it breaks.
     """
-    encoder = config.model.encoder
-    one_of = {
-        "model.encoder.architecture": (encoder.architecture, ARCHITECTURES),
-        "model.pooling": (config.model.pooling, POOLINGS),
-        "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
-        "data.passage": (config.data.passage, PASSAGE_UNITS),
-        "hybrid.language_weights": (
-            config.hybrid.language_weights,
-            ("uniform", "size", "temperature"),
-        ),
-        "hybrid.pair_per": (config.hybrid.pair_per, ("row", "batch")),
-        "loss.directions": (config.loss.directions, ("query_to_passage", "both")),
-        "loss.false_negatives": (config.loss.false_negatives, ("mask", "positives", "keep")),
-        "optimizer.schedule": (config.optimizer.schedule, ("cosine", "linear", "constant")),
-        "evaluation.benchmark": (config.evaluation.benchmark, BENCHMARKS),
-        "evaluation.best": (config.evaluation.best, ("loss", "map")),
-        "evaluation.passage": (config.evaluation.passage, ("sentence", "sentence_with_paragraph")),
-    }
-    for name, (value, allowed) in one_of.items():
-        _require(value in allowed, name, value, "one of " + ", ".join(allowed))
-    positive = {
-        "steps": config.steps,
-        "batch_size": config.batch_size,
-        "model.encoder.vocab_size": encoder.vocab_size,
-        "model.encoder.hidden_size": encoder.hidden_size,
-        "model.encoder.layers": encoder.layers,
-        "model.encoder.heads": encoder.heads,
-        "model.encoder.intermediate_size": encoder.intermediate_size,
-        "hybrid.language_temperature": config.hybrid.language_temperature,
-        "loss.temperature": config.loss.temperature,
-        "loss.min_temperature": config.loss.min_temperature,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep": config.checkpoint.keep,
-        "evaluation.batch_size": config.evaluation.batch_size,
-        "model.length_buckets": config.model.length_buckets,
-        "watch.every": config.watch.every,
-        "compare.seeds": config.compare.seeds,
-    }
-    for name, value in positive.items():
-        _require(value > 0, name, value, "positive")
-    not_negative = {
-        "seed": config.seed,
-        "model.dense": config.model.dense,
-        "model.projection": config.model.projection,
-        "model.trained_tokenizer_size": config.model.trained_tokenizer_size,
-        "data.held_out_limit": config.data.held_out_limit,
-        "data.hard_negatives": config.data.hard_negatives,
-        "data.limit": config.data.limit,
-        "optimizer.warmup_steps": config.optimizer.warmup_steps,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "optimizer.clip_norm": config.optimizer.clip_norm,
-        "evaluation.every": config.evaluation.every,
-    }
-    for name, value in not_negative.items():
-        _require(value >= 0, name, value, "0 or more")
-    for name, value in {
-        "model.encoder.dropout": encoder.dropout,
-        "model.encoder.attention_dropout": encoder.attention_dropout,
-        "data.held_out": config.data.held_out,
-    }.items():
-        _require(0 <= value < 1, name, value, "at least 0 and under 1")
+    infinite = float("inf")
+    for names, holds, bound in (
+        (POSITIVE, lambda value: 0 < value < infinite, "positive"),
+        (NOT_NEGATIVE, lambda value: 0 <= value < infinite, "0 or more"),
+        (UNDER_ONE, lambda value: 0 <= value < 1, "at least 0 and under 1"),
+    ):
+        for name in names:
+            value = operator.attrgetter(name)(config)
+            _require(holds(value), name, value, bound)
+    for name, allowed in CHOICES.items():
+        value = operator.attrgetter(name)(config)
+        listed = ", ".join(repr(choice) for choice in allowed)
+        _require(value in allowed, name, value, f"one of {listed}")
+    encoder, loss = config.model.encoder, config.loss
     _require(
         encoder.hidden_size % encoder.heads == 0,
         "model.encoder.heads",
@@ -305,25 +294,32 @@ def validate(config: Config) -> None:
         f"a divisor of hidden_size = {encoder.hidden_size}",
     )
     _require(
-        config.loss.min_temperature <= config.loss.temperature <= config.loss.max_temperature,
+        loss.min_temperature <= loss.temperature <= loss.max_temperature,
         "loss.temperature",
-        config.loss.temperature,
-        f"from min_temperature = {config.loss.min_temperature} "
-        f"to max_temperature = {config.loss.max_temperature}",
+        loss.temperature,
+        f"from min_temperature = {loss.min_temperature} "
+        f"to max_temperature = {loss.max_temperature}",
     )
-    for dimension in config.loss.matryoshka:
-        _require(dimension > 0, "loss.matryoshka", config.loss.matryoshka, "positive dimensions")
     for source in config.data.sources:
-        _require(source.skip >= 0, f"data.sources ({source.path}).skip", source.skip, "0 or more")
-    for shares in (config.hybrid.shares, *config.compare.shares.values()):
-        values = dataclasses.asdict(shares)
-        for kind, share in values.items():
-            _require(0 <= share < float("inf"), f"hybrid.shares.{kind}", share, "0 or more")
-        _require(sum(values.values()) > 0, "hybrid.shares", values, "shares with a positive sum")
+        _require(source.skip >= 0, f"data.sources[{source.path}].skip", source.skip, "0 or more")
+    _validate_shares("hybrid.shares", config.hybrid.shares)
+    for name, shares in config.compare.shares.items():
+        _validate_shares(f"compare.shares[{name}]", shares)
 
 
-def validate_shape(model: ModelConfig) -> None:
+def _validate_shares(name: str, shares: Shares) -> None:
+    values = dataclasses.asdict(shares)
+    for kind, share in values.items():
+        _require(0 <= share < float("inf"), f"{name}.{kind}", share, "0 or more")
+    _require(sum(values.values()) > 0, name, values, "shares with a positive sum")
+
+
+def validate_shape(model: ModelConfig, dimensions: tuple[int, ...] = ()) -> None:
     """Check what depends on the encoder's true shape, which `model.init` may have decided.
+
+    Args:
+        model: with that shape.
+        dimensions: of `loss.matryoshka`.
 
     Raises:
         UserError: names the field, its value and the bound it breaks.
@@ -335,4 +331,11 @@ def validate_shape(model: ModelConfig) -> None:
             f"model.{name}",
             value,
             f"from 3 to the model's {model.encoder.max_tokens} positions",
+        )
+    for dimension in dimensions:
+        _require(
+            0 < dimension < model.embedding_size,
+            "loss.matryoshka",
+            dimension,
+            f"positive and under the embedding's width, {model.embedding_size}",
         )

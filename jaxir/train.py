@@ -2,11 +2,13 @@
 
     python -m jaxir.train --config NAME.py [--workdir DIR] [--config.FIELD=VALUE ...]
 
-The same command goes on with a run that was stopped or killed. It ends with a table of mAP in the three
-settings and the rank distance, `results.json`, heat maps, and the best checkpoint as a
-sentence-transformers folder, all in the workdir (by default a folder under runs/ named after the config).
+The same command goes on with a run that was stopped or killed. It ends with a table of mAP in the
+three settings and the rank distance, `results.json`, heat maps, and the best checkpoint as a
+sentence-transformers folder, all in the workdir (by default a folder under runs/ named after the
+config).
 
-Exit status: 0 finished; 2 a mistake in what it was told; 143 stopped by SIGTERM, and saved; 1 otherwise.
+Exit status: 0 finished; 2 a mistake in what it was told; 143 stopped by SIGTERM, and saved; 1
+otherwise.
 """
 
 from pathlib import Path
@@ -28,7 +30,8 @@ def main(argv: list[str]) -> int | None:
         "distributed", False, "start on several hosts (a TPU slice)", flag_values=values
     )
     fields = "\n".join(command_line.field_help(Config()))
-    if not command_line.parse(argv, values, f"{__doc__}\nFields and their defaults:\n{fields}"):
+    usage = f"{__doc__}\nFields and their defaults:\n{fields}"
+    if command_line.parse(argv, values, usage) is None:
         return 0
     config = command_line.config_of(values)
     validate(config)

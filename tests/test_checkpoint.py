@@ -73,12 +73,12 @@ def test_the_best_may_be_the_highest(tmp_path, mesh):
 
 
 def _files(folder):
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(
+        path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size
+    )
 
 
-def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_is_used(
-    checkpoints, mesh, caplog
-):
+def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_is_used(checkpoints, mesh, caplog):
     for step in (1, 2):
         checkpoints.save(step, _state(step, mesh), {"loss": 0.5})
     checkpoints.wait()

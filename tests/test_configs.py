@@ -5,10 +5,10 @@ import importlib
 import pkgutil
 
 import jax
+import jaxir.configs
 import numpy as np
 import pytest
 
-import jaxir.configs
 from jaxir.config import validate, validate_shape
 from jaxir.training.sharding import replicate, to_devices
 from jaxir.training.step import compile_step, init_state

@@ -19,8 +19,10 @@ def _start(config, workdir):
     # stderr goes to a file: a pipe that nobody reads would stop the run
     with (workdir.parent / f"{workdir.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "jaxir.train", "--config", str(config)]
-            + ["--workdir", str(workdir), "--config.evaluation.every=100"],
+            [
+                *(sys.executable, "-m", "jaxir.train", "--config", str(config)),
+                *("--workdir", str(workdir), "--config.evaluation.every=100"),
+            ],
             stdout=log,
             stderr=log,
         )

@@ -77,7 +77,9 @@ def test_loss_equals_the_definition(mesh, negatives, false_negatives, directions
     def loss(*arrays):
         return contrastive_loss(*arrays, config.temperature, config)[0]
 
-    arrays = [jnp.asarray(x, {"f": "float32", "i": "int32", "b": "bool"}[x.dtype.kind]) for x in inputs]
+    arrays = [
+        jnp.asarray(x, {"f": "float32", "i": "int32", "b": "bool"}[x.dtype.kind]) for x in inputs
+    ]
     found = loss(*(jax.device_put(x, P("data")) for x in arrays))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 

@@ -24,7 +24,11 @@ def loader(tmp_path_factory):
             for language in ("de", "en", "fr"):
                 text = " ".join(rng.choice(words, rng.integers(2, 14)))
                 negatives = [f"negative {group} {language} {k}" for k in range(group % 4)]
-                row = {"id": str(group), "q": f"{text}?", "p": f"{text} {group // 2 if group < 6 else group} {language}"}
+                row = {
+                    "id": str(group),
+                    "q": f"{text}?",
+                    "p": f"{text} {group // 2 if group < 6 else group} {language}",
+                }
                 row |= {"query_lang": language, "passage_lang": language, "hard": negatives}
                 stream.write(json.dumps(row) + "\n")
     fields = Fields(query="q", passage="p", hard_negatives="hard")

@@ -141,7 +141,12 @@ def test_adamw_agrees_with_float64():
     from jaxir.training.optimizer import make_optimizer
 
     config = OptimizerConfig(
-        learning_rate=0.1, warmup_steps=0, schedule="constant", weight_decay=0.1, clip_norm=0.5, beta2=0.9
+        learning_rate=0.1,
+        warmup_steps=0,
+        schedule="constant",
+        weight_decay=0.1,
+        clip_norm=0.5,
+        beta2=0.9,
     )
     rng = np.random.default_rng(0)
     weight = rng.normal(size=6)
@@ -164,7 +169,7 @@ def test_adamw_agrees_with_float64():
 
 
 def test_a_process_holds_its_contiguous_rows():
-    mesh = make_mesh(BATCH)
+    mesh = make_mesh(BATCH, 8)
     assert process_rows(mesh, BATCH) == slice(0, BATCH)
 
 
@@ -172,7 +177,7 @@ def test_a_batch_that_does_not_divide_is_refused():
     from jaxir.errors import UserError
 
     with pytest.raises(UserError, match="batch_size = 12: must be a multiple of the 8 devices"):
-        make_mesh(12)
+        make_mesh(12, 8)
 
 
 def test_the_seed_decides_the_weights():

@@ -1,4 +1,4 @@
-"""Cached token ids equal the tokenizer's own; the cache grows, survives a kill, and says what broke."""
+"""Cached token ids equal the tokenizer's own; the cache grows, and says what broke."""
 
 import resource
 import signal
@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_nothing_behind(tokenizer, tmp_path):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(UserError, match="cannot write the token cache.*free some space"):
+        with pytest.raises(UserError, match=r"cannot write the token cache.*free some space"):
             read_tokens(TEXTS, tokenizer, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

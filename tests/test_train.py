@@ -95,7 +95,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
 
     thread = threading.Thread(target=stop_when_under_way)
     thread.start()
-    with pytest.raises(RunError, match="stopped at step .* goes on from there") as stopped:
+    with pytest.raises(RunError, match=r"stopped at step .* goes on from there") as stopped:
         run(config, tmp_path / "run")
     thread.join()
     assert stopped.value.exit_status == 143
@@ -136,11 +136,20 @@ def test_runs_side_by_side_share_their_data_and_show_ties(tmp_path, capsys):
     ("change", "message"),
     [
         ({"batch_size": 12}, "config.batch_size = 12: must be a multiple of the 8 devices"),
-        ({"model.max_query_tokens": 40}, "max_query_tokens = 40: must be from 3 to .* 32 positions"),
+        (
+            {"model.max_query_tokens": 40},
+            "max_query_tokens = 40: must be from 3 to .* 32 positions",
+        ),
         ({"data.sources": ()}, "config.data.sources is empty"),
         ({"model.trained_tokenizer_size": 0}, "config.model.tokenizer is empty"),
-        ({"hybrid.shares": Shares(0, 0, 0, 0, 1), "data.only": "de"}, "english = 1: the data has no"),
-        ({"hybrid.shares": Shares(0, 0, 1), "data.only": "de"}, "cross_lingual = 1: the data has no"),
+        (
+            {"hybrid.shares": Shares(0, 0, 0, 0, 1), "data.only": "de"},
+            "english = 1: the data has no",
+        ),
+        (
+            {"hybrid.shares": Shares(0, 0, 1), "data.only": "de"},
+            "cross_lingual = 1: the data has no",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
@@ -179,7 +188,7 @@ def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(finished
     thread = threading.Thread(target=limit_when_under_way)
     thread.start()
     try:
-        with pytest.raises(UserError, match="cannot save the checkpoint .*free some space"):
+        with pytest.raises(UserError, match=r"cannot save the checkpoint .*free some space"):
             run(config, run_folder)
     finally:
         thread.join()

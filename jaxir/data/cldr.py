@@ -7,7 +7,7 @@ other facts of the same territories are not.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -170,7 +170,7 @@ def check_languages(languages: Sequence[str]) -> tuple[str, ...]:
     return tuple(languages) or LANGUAGES
 
 
-def read_cldr(source: Source, directory: Path, passage_unit: str) -> Iterator[Row]:
+def read_cldr(source: Source, directory: Path, passage_unit: str) -> Generator[Row, None, None]:
     """The training facts in each of the source's languages (none named: all).
 
     A reader as in `jaxir.data.sources`. There is no file, so `directory` does not matter; a passage

@@ -55,10 +55,12 @@ class Streams:
 
     @property
     def rows(self) -> int:
+        """Rows of all cells."""
         return sum(map(len, self.groups))
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "C"]:
+        """Rows of each cell."""
         return np.array([len(groups) for groups in self.groups])
 
     def draw(
@@ -147,8 +149,8 @@ def _weights(
 ) -> list[float]:
     """Relative frequency of each cell.
 
-    The two languages of a multilingual row are drawn independently, so the weight of its cell is the
-    product of two language weights; the size of a language there is the number of its rows on
+    The two languages of a multilingual row are drawn independently, so the weight of its cell is
+    the product of two language weights; the size of a language there is the number of its rows on
     that side. Pairs without a row are left out, in which case the draw is independent given that
     a row exists.
     """
@@ -185,7 +187,7 @@ def _streams(
 def _streams_by_source(
     collection: Collection, config: HybridConfig, kind: str, seed: int
 ) -> dict[int, Streams]:
-    """The streams of a kind by source; all sources are one, numbered -1, unless batches keep apart."""
+    """The streams of a kind by source; -1 is all sources together."""
     cells = {
         pair: groups
         for pair in _language_pairs(kind, collection.languages)

@@ -69,15 +69,14 @@ def interleave(shares: Sequence[float], max_period: int = MAX_PERIOD) -> Interle
 
     The rule gives each draw to the kind whose deadline comes first among those already due. Written
     with D = 1 / (2K - 2) and a share s of a period T, the j-th draw of a kind is due from step
-    ceil((j - 1 + D) T / s) on and late after step (j - D) T / s: unit jobs with whole release times,
-    which "earliest deadline first" schedules without a miss whenever that can be done, and
+    ceil((j - 1 + D) T / s) on and late after step (j - D) T / s: unit jobs with whole release
+    times, which "earliest deadline first" schedules without a miss whenever that can be done, and
     Tijdeman proved that it can.
     """
     whole = integer_shares(shares, max_period)
     period, positive = int(whole.sum()), int((whole > 0).sum())
     if positive == 1:
-        kind = int(np.argmax(whole))
-        return Interleaving(whole, np.array([kind]), np.array([0]))
+        return Interleaving(whole, np.array([np.argmax(whole)]), np.array([0]))
     scale = 2 * positive - 2
     kind = np.repeat(np.arange(len(whole)), whole)
     draw = np.concatenate([np.arange(count) for count in whole])
@@ -100,7 +99,8 @@ def mix(values: UInt64[np.ndarray, "*N"]) -> UInt64[np.ndarray, "*N"]:
     """Scramble 64-bit words so that every input bit reaches every output bit.
 
     References:
-        Steele, Lea and Flood, Fast splittable pseudorandom number generators (2014), mix64variant13.
+        Steele, Lea and Flood, Fast splittable pseudorandom number generators (2014),
+        mix64variant13.
     """
     with np.errstate(over="ignore"):  # wrapping is the point
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

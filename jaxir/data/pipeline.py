@@ -6,7 +6,6 @@ Dimension key: B pairs, P passages (a pair's own, then its hard negatives), L to
 the background, and a process loads no more than its own slice.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Loader:
     hard_negatives: int
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The arrays of a slice of a step's global batch, whose shapes depend on the whole of it."""
+        """The arrays of a slice of a step's global batch; their widths depend on all of it."""
         drawn = self.hybrid.batch(step)
         groups, language = drawn.groups, drawn.passage_language
         queries = self.collection.query[groups, drawn.query_language]
@@ -62,8 +61,11 @@ class Loader:
         query_ids, query_lengths = self.query_tokens.padded(queries, query_limit)
         passage_ids, passage_lengths = self.passage_tokens.padded(passages, passage_limit)
         clusters = np.where(passages >= 0, self.collection.text_cluster[passages], -1)
-        arrays = (query_ids, query_lengths, self.collection.cluster[groups[rows]])
-        arrays += (passage_ids, passage_lengths, clusters)
+        own_clusters = self.collection.cluster[groups[rows]]
+        arrays = (
+            *(query_ids, query_lengths, own_clusters),
+            *(passage_ids, passage_lengths, clusters),
+        )
         return {name: array.astype(np.int32) for name, array in zip(FIELDS, arrays, strict=True)}
 
     def _limits(
@@ -123,7 +125,6 @@ def batches(loader: Loader, start: int, stop: int, rows: slice = slice(None)) ->
 
     `rows` is the part of the global batch that this process holds.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it tells how it was built, at every start
     # its import takes seconds, and only training needs it
     import tensorflow as tf
 

@@ -2,10 +2,10 @@
 
 Dimension key: T texts, R texts asked for, L token limit.
 
-The cache is a folder a tokenizer, of segments that are never changed: a segment holds the ids of some
-texts without special tokens and uncut, so that prefixes aside no option of a run makes it stale, and the
-hash of every text it knows. A segment appears by one rename, whole or not at all; a build that was
-killed goes on with the texts that are still missing.
+The cache is a folder a tokenizer, of segments that are never changed: a segment holds the ids of
+some texts without special tokens and uncut, so that prefixes aside no option of a run makes it
+stale, and the hash of every text it knows. A segment appears by one rename, whole or not at all; a
+build that was killed goes on with the texts that are still missing.
 """
 
 import errno

@@ -15,8 +15,8 @@ from jaxir.config import DualEncoderConfig
 from jaxir.data.tokens import Tokens
 from jaxir.models import dual_encoder
 
-# Texts are padded to the next of these. Each costs one compilation; a factor of 1.5 between them keeps
-# the waste under a third.
+# Texts are padded to the next of these. Each costs one compilation; a factor of 1.5 between them
+# keeps the waste under a third.
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 Embed = Callable[[Any, Array, Array], Array]
@@ -43,8 +43,8 @@ def encode(
 ) -> Float[np.ndarray, "R D"]:
     """Embeddings of some texts, in their order; longer ones than `limit` tokens are cut.
 
-    Texts are sorted by length inside, so that little of a batch is padding. Parameters are replicated over
-    the devices of the mesh that is set, if one is, and batches are split.
+    Texts are sorted by length inside, so that little of a batch is padding. Parameters are
+    replicated over the devices of the mesh that is set, if one is, and batches are split.
     """
     lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
     order = np.argsort(-lengths, kind="stable")

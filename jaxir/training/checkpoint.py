@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: orbax writes them, a manifest of SHA-256 sums seals them.
+"""Checkpoints that are whole or not there: written by orbax, sealed by SHA-256 sums.
 
 orbax restores a checkpoint with flipped bits without a word, so every file is summed once the
 checkpoint is complete, and the manifest, written last, is checked before anything is restored. A
@@ -31,7 +31,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: epath.PathLike, keep: int, best: str):
-        """Args: `best` names the metric that the best checkpoint has the lowest ("loss") of, or highest."""
+        """The best checkpoint has the lowest "loss", or the highest of another metric `best`."""
         self.folder, self.keep, self.best = epath.Path(folder), keep, best
         self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._sealing: Future | None = None
@@ -94,7 +94,7 @@ class Checkpoints:
         return self._checkpointer.restore(self._path(step), args=ocp.args.StandardRestore(abstract))
 
     def restore_latest(self, abstract: Any) -> tuple[int, Any] | None:
-        """Step and state of the newest undamaged checkpoint; damaged ones are named and passed over.
+        """Step and state of the newest undamaged checkpoint; damaged ones are named.
 
         Raises:
             UserError: there are checkpoints, but every one is damaged.
@@ -175,7 +175,7 @@ class Checkpoints:
 
 def _sums(path: epath.Path, prefix: str = "") -> dict[str, str]:
     """SHA-256 of every file of a checkpoint, by its name in it."""
-    sums = {}
+    sums: dict[str, str] = {}
     for file in path.iterdir():
         if file.is_dir():
             sums |= _sums(file, f"{prefix}{file.name}/")

@@ -1,4 +1,4 @@
-"""What runs of one config share, whatever their shares and seeds: texts, tokens, model shape, tasks."""
+"""What runs of one config share, whatever their shares and seeds: texts, tokens, shape, tasks."""
 
 import dataclasses
 import logging
@@ -76,7 +76,7 @@ def prepare(config: Config, workdir: Path) -> Inputs:
         len(held_out.ids),
     )
     model, params, tokenizer = _read_model(config, training, workdir)
-    validate_shape(model)
+    validate_shape(model, config.loss.matryoshka)
     cache = Path(config.data.cache) if config.data.cache else workdir / "tokens"
     query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
     sets = {"held_out": held_out_set(held_out)} if len(held_out.ids) else {}
@@ -135,8 +135,8 @@ def _read_model(
         encoder = dataclasses.replace(encoder, vocab_size=size, pad_id=tokenizer.pad_token_id)
     elif size > encoder.vocab_size or tokenizer.pad_token_id != encoder.pad_id:
         raise UserError(
-            f"config.model.tokenizer = {model.tokenizer!r}: its {size} tokens or its padding do not "
-            f"fit the weights of {model.init}; leave it empty to use theirs"
+            f"config.model.tokenizer = {model.tokenizer!r}: its {size} tokens or its padding do "
+            f"not fit the weights of {model.init}; leave it empty to use theirs"
         )
     return dataclasses.replace(model, encoder=encoder), params, tokenizer
 

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from jaxir.config import Config, Shares
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, batches
+from jaxir.data.tokens import Tokens
 from jaxir.errors import RunError
 from jaxir.retrieval.encoding import Embed, encode, make_embed
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
@@ -52,7 +53,7 @@ class Programs:
         return self.steps[bucket]
 
 
-class Stopped(RunError):
+class StoppedError(RunError):
     """The run was asked to stop, has saved, and can go on."""
 
     exit_status = SIGTERM_STATUS
@@ -77,7 +78,7 @@ def train(
         UserError: the config does not fit the data or the devices, or the disk is full.
         RunError: the loss is not finite; or the run was stopped, and saved before.
     """
-    mesh = make_mesh(config.batch_size)
+    mesh = make_mesh(config.batch_size, config.evaluation.batch_size)
     claim(workdir, config)
     config = dataclasses.replace(config, model=inputs.model)
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
@@ -120,7 +121,7 @@ def train(
                             checkpoints.save(done, state, measured)
                     if stop.is_set and not last:
                         checkpoints.wait()
-                        raise Stopped(
+                        raise StoppedError(
                             f"stopped at step {done} and saved; the same command goes on from there"
                         )
         checkpoints.wait()
@@ -132,21 +133,16 @@ def train(
 
 def evaluate_task(config: Config, programs: Programs, params: Any, task: Task) -> SettingsReport:
     """The three settings of a task, on all devices."""
-    embeddings = [
-        encode(
-            programs.embed,
-            params,
-            tokens,
-            np.arange(len(tokens.length)),
-            limit,
-            config.evaluation.batch_size,
-        )
-        for tokens, limit in (
-            (task.query_tokens, config.model.max_query_tokens),
-            (task.passage_tokens, config.model.max_passage_tokens),
-        )
-    ]
-    return evaluate_settings(passages_above(*embeddings, task.retrieval_set), task.retrieval_set)
+
+    def embeddings(tokens: Tokens, limit: int) -> np.ndarray:
+        texts = np.arange(len(tokens.length))
+        batch_size = config.evaluation.batch_size
+        return encode(programs.embed, params, tokens, texts, limit, batch_size)
+
+    queries = embeddings(task.query_tokens, config.model.max_query_tokens)
+    passages = embeddings(task.passage_tokens, config.model.max_passage_tokens)
+    above = passages_above(queries, passages, task.retrieval_set)
+    return evaluate_settings(above, task.retrieval_set)
 
 
 def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:

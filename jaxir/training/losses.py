@@ -23,8 +23,8 @@ def contrastive_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean InfoNCE loss, and the share of queries whose own passage scores highest.
 
-    Every query meets the passages of every device. With `matryoshka`, the loss is the mean over those
-    leading dimensions and the full width, each normalized anew.
+    Every query meets the passages of every device. With `matryoshka`, the loss is the mean over
+    those leading dimensions and the full width, each normalized anew.
 
     References:
         van den Oord et al., arXiv 1807.03748; Kusupati et al., arXiv 2205.13147 (Matryoshka).

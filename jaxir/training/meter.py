@@ -89,14 +89,14 @@ class Meter:
             pairs = sorted({_pair(self.hybrid, pair) for pair in languages.tolist()})
             raise RunError(
                 f"step {step}: the loss is {values['loss']} ({kind} batch, {', '.join(pairs[:8])}"
-                f"{', ...' if len(pairs) > 8 else ''}); lower config.optimizer.learning_rate, raise "
-                "config.loss.temperature or set config.optimizer.clip_norm"
+                f"{', ...' if len(pairs) > 8 else ''}); lower config.optimizer.learning_rate, "
+                "raise config.loss.temperature or set config.optimizer.clip_norm"
             )
         self.landed.append(values)
 
 
 def usage(hybrid: Hybrid, steps: int) -> tuple[Counter, Counter, Counter]:
-    """How many batches of each kind, and rows of each query language and pair, `steps` steps used."""
+    """Batches of each kind, and rows of each query language and pair, that `steps` steps use."""
     kinds: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     pairs: Counter[str] = Counter()

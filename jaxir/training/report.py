@@ -1,7 +1,7 @@
 """What a run says while it goes: a progress line, JSON lines, TensorBoard, Weights & Biases.
 
-All writers take the same flat dict of numbers by step. A resumed run first drops the lines it is about
-to write again, so the files read as if it had never stopped.
+All writers take the same flat dict of numbers by step. A resumed run first drops the lines it is
+about to write again, so the files read as if it had never stopped.
 """
 
 import json

@@ -93,17 +93,17 @@ def draw_heat_map(report: SettingsReport, path: Path) -> None:
     size = 2.4 + 0.55 * len(report.languages)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=max(0.05, float(np.nanmax(matrix))))
+    highest = max(0.05, float(np.nanmax(matrix)))
+    image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=highest)
     ticks = range(len(report.languages))
     axes.set_xticks(ticks, report.languages)
     axes.set_yticks(ticks, report.languages)
     axes.set_xlabel("passage language")
     axes.set_ylabel("query language")
     axes.set_title(f"mAP, {report.name}")
-    middle = image.norm.vmax / 2
     for (row, column), value in np.ndenumerate(matrix):
         if not math.isnan(value):
-            color = "black" if value > middle else "white"
+            color = "black" if value > highest / 2 else "white"
             axes.text(
                 column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
             )

@@ -41,7 +41,9 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
         UserError, RunError: one line each; see `jaxir.errors`.
     """
-    make_mesh(config.batch_size)  # a batch that does not fit the devices fails before any reading
+    make_mesh(
+        config.batch_size, config.evaluation.batch_size
+    )  # a batch that does not fit the devices fails before any reading
     claim(workdir, config)
     inputs = prepare(config, workdir)
     logger.info("data: %s", json.dumps(inputs.data_report))
@@ -97,7 +99,7 @@ def _train_and_measure(
     results["used"] = dict(
         zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
     )
-    with jax.set_mesh(make_mesh(config.batch_size)) as mesh:
+    with jax.set_mesh(make_mesh(config.batch_size, config.evaluation.batch_size)) as mesh:
         results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
     if config.watch.export and jax.process_index() == 0:
         write_model(

@@ -1,4 +1,5 @@
-"""One mesh with one explicit axis, `data`: batches are split over it, parameters stand on every device.
+"""One mesh with one explicit axis, `data`: batches are split over it, parameters stand on every
+device.
 
 Dimension key: B pairs of the global batch.
 """
@@ -17,24 +18,24 @@ DATA = PartitionSpec("data")
 REPLICATED = PartitionSpec()
 
 
-def make_mesh(batch_size: int) -> Mesh:
+def make_mesh(batch_size: int, evaluation_batch_size: int) -> Mesh:
     """All devices of all processes on the axis `data`.
 
     Raises:
-        UserError: the global batch cannot be split evenly over them.
+        UserError: a global batch cannot be split evenly over them.
     """
     devices = jax.device_count()
-    if batch_size % devices:
-        raise UserError(
-            f"config.batch_size = {batch_size}: must be a multiple of the {devices} devices"
-        )
+    sizes = {"batch_size": batch_size, "evaluation.batch_size": evaluation_batch_size}
+    for name, size in sizes.items():
+        if size % devices:
+            raise UserError(f"config.{name} = {size}: must be a multiple of the {devices} devices")
     return jax.make_mesh((devices,), ("data",))
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
     """The contiguous rows of the global batch that this process's devices hold."""
-    indexes = NamedSharding(mesh, DATA).addressable_devices_indices_map((batch_size,))
-    slices = [index[0].indices(batch_size)[:2] for index in indexes.values()]
+    indexes = NamedSharding(mesh, DATA).addressable_devices_indices_map((batch_size,)).values()
+    slices = [index[0].indices(batch_size)[:2] for index in indexes if index is not None]
     start, stop = min(first for first, _ in slices), max(last for _, last in slices)
     if sum(last - first for first, last in slices) != stop - start:
         raise RuntimeError("the devices of a process are not neighbours on the mesh")

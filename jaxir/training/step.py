@@ -2,9 +2,9 @@
 
 Dimension key: B pairs, P passages, L tokens, D embedding width.
 
-The state is a nested dict: `params` (`model`, and `log_temperature` where it is learned), `optimizer`,
-`step` and `seed`. Dropout's key is folded from the last two, so nothing else needs saving, and runs that
-differ in seed and data alone share one compiled step.
+The state is a nested dict: `params` (`model`, and `log_temperature` where it is learned),
+`optimizer`, `step` and `seed`. Dropout's key is folded from the last two, so nothing else needs
+saving, and runs that differ in seed and data alone share one compiled step.
 """
 
 from typing import Any
