@@ -1,6 +1,6 @@
 """XLM-R base on SQuAD in nine languages, half monolingual and half cross-lingual batches.
 
-    python -m jaxir.train --config tpu_v4.py --workdir gs://BUCKET/RUN --distributed
+    python -m jaxir.train --config tpu_v4.py --distributed --config.checkpoint.directory=gs://BUCKET
 
 For a v4-8 slice (four chips) or larger. The data is SQuAD v1.1 and its machine translations,
 through TFDS (`squad`, `xquad/LANGUAGE` split `translate-train`), the public equal of what arXiv

@@ -1,6 +1,7 @@
 """XLM-R large, otherwise as `tpu_v4.py`.
 
-    python -m jaxir.train --config tpu_v4_large.py --workdir gs://BUCKET/RUN --distributed
+    python -m jaxir.train --config tpu_v4_large.py --distributed \\
+        --config.checkpoint.directory=gs://BUCKET
 
 For a v4-32 slice (sixteen chips). Hours and scores: not measured.
 """

@@ -17,6 +17,7 @@ from absl import flags
 
 from jaxir import command_line
 from jaxir.config import Config, validate
+from jaxir.errors import UserError
 
 
 def main(argv: list[str]) -> int | None:
@@ -35,6 +36,11 @@ def main(argv: list[str]) -> int | None:
         return 0
     config = command_line.config_of(values)
     validate(config)
+    if values.workdir and "://" in values.workdir:
+        raise UserError(
+            f"--workdir {values.workdir}: must be local; "
+            f"--config.checkpoint.directory={values.workdir} keeps the checkpoints there"
+        )
     # these take seconds to import, and neither help nor a misspelt field should wait for them
     import jax
 

@@ -169,7 +169,7 @@ class Checkpoints:
     def _remove_unsealed(self) -> None:
         if jax.process_index() == 0 and self.folder.exists():
             for path in self.folder.iterdir():
-                if not (path / MANIFEST).exists():
+                if path.name[0].isdigit() and not (path / MANIFEST).exists():
                     path.rmtree()
 
 

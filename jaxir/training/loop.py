@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Array
 
 from jaxir.config import Config, Shares
@@ -80,13 +81,14 @@ def train(
     """
     mesh = make_mesh(config.batch_size, config.evaluation.batch_size)
     claim(workdir, config)
-    config = dataclasses.replace(config, model=inputs.model)
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
     loader = _loader(inputs, config, inputs.training, hybrid)
     rows = process_rows(mesh, config.batch_size)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", config.checkpoint.keep, config.evaluation.best
-    )
+    folder = _checkpoint_folder(config, workdir)
+    if config.checkpoint.directory:
+        claim(folder, config)  # another machine, with a workdir of its own, may go on from there
+    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.evaluation.best)
+    config = dataclasses.replace(config, model=inputs.model)
     with jax.set_mesh(mesh), _closing(checkpoints), _stop_signal() as stop:
         state = replicate(init_state(config, inputs.params), mesh)
         restored = checkpoints.restore_latest(_abstract(state))
@@ -143,6 +145,14 @@ def evaluate_task(config: Config, programs: Programs, params: Any, task: Task) -
     passages = embeddings(task.passage_tokens, config.model.max_passage_tokens)
     above = passages_above(queries, passages, task.retrieval_set)
     return evaluate_settings(above, task.retrieval_set)
+
+
+def _checkpoint_folder(config: Config, workdir: Path) -> epath.Path:
+    """Where the run's checkpoints lie; runs that are compared have folders of their own names."""
+    directory = config.checkpoint.directory
+    return (
+        epath.Path(directory) / workdir.name if directory else epath.Path(workdir / "checkpoints")
+    )
 
 
 def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:

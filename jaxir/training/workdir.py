@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from jaxir.config import Config
 from jaxir.errors import UserError
@@ -11,17 +12,17 @@ from jaxir.errors import UserError
 CONFIG_FILE = "config.json"
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Make the workdir, or check that it is this config's; `watch` may differ.
+def claim(workdir: epath.PathLike, config: Config) -> None:
+    """Make a folder this config's, or check that it is; `watch` may differ.
 
     Raises:
         UserError: it belongs to another config, or cannot be written.
     """
-    path = workdir / CONFIG_FILE
+    path = epath.Path(workdir) / CONFIG_FILE
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}); use another --workdir") from error
         different = sorted(_different(found, wanted))
@@ -32,12 +33,12 @@ def claim(workdir: Path, config: Config) -> None:
             )
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".unfinished")
-        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(wanted, indent=1))
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error
 
 
 def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:
