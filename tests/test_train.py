@@ -260,3 +260,47 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2(arguments, messa
     assert re.fullmatch(r"error: .*\n", answer.stderr), answer.stderr
     assert re.search(message, answer.stderr)
     assert not (tmp_path / "w").exists()
+
+
+def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
+    import types
+
+    from jaxir.config import WatchConfig
+    from jaxir.training.report import Report
+
+    logged, ended = [], []
+    fake = types.SimpleNamespace(
+        init=lambda **options: types.SimpleNamespace(
+            log=lambda values, step: logged.append((step, values)),
+            finish=lambda: ended.append(options["project"]),
+        )
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    report = Report(tmp_path, WatchConfig(tensorboard=False, wandb_project="p"), {}, 0)
+    report.write(3, {"loss": 1.5})
+    report.close()
+    assert logged == [(3, {"loss": 1.5})]
+    assert ended == ["p"]
+
+
+def test_weights_and_biases_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    from jaxir.config import WatchConfig
+    from jaxir.training.report import Report
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r'not installed; run: pip install "jaxir\[wandb\]"'):
+        Report(tmp_path, WatchConfig(tensorboard=False, wandb_project="p"), {}, 0)
+
+
+def test_tensorboard_reads_what_was_written(finished):
+    from tensorboardX.proto.event_pb2 import Event
+
+    _, workdir = finished
+    (path,) = (workdir / "tensorboard").iterdir()
+    content, steps = path.read_bytes(), []
+    while content:  # a record: length, its check sum, the event, its check sum
+        length = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+        steps += [event.step for value in event.summary.value if value.tag == "loss"]
+    assert steps == [6, 12, 18, 24]

@@ -28,7 +28,11 @@ def make_embed(config: DualEncoderConfig) -> Embed:
     @jax.jit
     def embed(params: Any, ids: Array, lengths: Array) -> Array:
         mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-        return dual_encoder.embed(config, params, ids, mask)
+        embeddings = dual_encoder.embed(config, params, ids, mask)
+        if jax.sharding.get_abstract_mesh().empty:
+            return embeddings
+        # every process reads them all
+        return jax.reshard(embeddings, jax.sharding.PartitionSpec())
 
     return embed
 

@@ -28,7 +28,7 @@ from jaxir.training.inputs import Inputs, Task
 from jaxir.training.meter import Meter
 from jaxir.training.report import Report, progress_line
 from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
-from jaxir.training.step import State, batch_loss, compile_step, cost, init_state
+from jaxir.training.step import State, batch_loss, compile_step, init_state
 from jaxir.training.workdir import claim
 
 logger = logging.getLogger(__name__)
@@ -211,16 +211,14 @@ def _programs(config: Config) -> Programs:
 
 def _compile(config: Config, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
     began = time.perf_counter()
-    step = compile_step(config, state, batch)
-    told = cost(step)
+    step, cost = compile_step(config, state, batch)
     logger.info(
-        "compiled the step for %d + %d tokens in %.1f s: %.2f GiB and %.3g FLOPs a device "
-        "(the compiler counts the body of a loop once)",
+        "compiled the step for %d + %d tokens in %.1f s: %.2f GiB and %.3g FLOPs a device",
         batch["query_ids"].shape[1],
         batch["passage_ids"].shape[1],
         time.perf_counter() - began,
-        told.get("peak_bytes", float("nan")) / 2**30,
-        told["flops"],
+        cost["peak_bytes"] / 2**30,
+        cost["flops"] / jax.device_count(),
     )
     return step
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -19,20 +20,24 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Report:
-    """The writers of one run, of which only the first process has any."""
+    """The writers of one run; of several processes only the first writes."""
 
     def __init__(self, workdir: Path, watch: WatchConfig, config: Mapping[str, Any], resumed: int):
         self.path = workdir / METRICS_FILE
+        self._tensorboard = self._wandb = None
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         _drop_lines_after(self.path, resumed)
-        self._tensorboard = (
-            SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed + 1)
-            if watch.tensorboard
-            else None
-        )
-        self._wandb = _start_wandb(workdir, watch, config) if watch.wandb_project else None
+        if watch.tensorboard:
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed + 1)
+        if watch.wandb_project:
+            self._wandb = _start_wandb(workdir, watch, config)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of a step to every destination."""
+        if not self._writes:
+            return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         if self._tensorboard is not None:

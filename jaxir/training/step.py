@@ -7,6 +7,7 @@ The state is a nested dict: `params` (`model`, and `log_temperature` where it is
 saving, and runs that differ in seed and data alone share one compiled step.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -84,8 +85,15 @@ def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[S
     return state, metrics
 
 
-def compile_step(config: Config, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
-    """Compile `train_step` for these shapes and shardings; the state is donated."""
+def compile_step(
+    config: Config, state: State, batch: dict[str, Array]
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """Compile `train_step` for these shapes and shardings; the state is donated.
+
+    Returns:
+        The compiled step, and what it costs: `flops` of its matrix products over all devices, and
+        `argument_bytes`, `temporary_bytes` and `peak_bytes` on one device, as the compiler plans.
+    """
 
     def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
         return train_step(state, batch, config)
@@ -94,20 +102,35 @@ def compile_step(config: Config, state: State, batch: dict[str, Array]) -> jax.s
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
     arguments = jax.tree.map(abstract, (state, batch))
-    return jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+    traced = jax.jit(step, donate_argnums=0).trace(*arguments)
+    compiled = traced.lower().compile()
+    memory = compiled.memory_analysis()
+    arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return compiled, {
+        "flops": matmul_flops(traced.jaxpr.jaxpr),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": arguments_and_results
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+    }
 
 
-def cost(compiled: jax.stages.Compiled) -> dict[str, float]:
-    """FLOPs of one step on one device and its peak memory in bytes, as the compiler tells them."""
-    analysis, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-    cost = {"flops": float(analysis.get("flops", float("nan")))}
-    if memory is not None:
-        cost["argument_bytes"] = memory.argument_size_in_bytes
-        cost["temporary_bytes"] = memory.temp_size_in_bytes
-        cost["peak_bytes"] = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-    return cost
+def matmul_flops(jaxpr: Any) -> float:
+    """Floating-point operations of all matrix products, those of a loop as often as it turns.
+
+    The compiler's own count takes the body of a loop, and so a stack of layers, once.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = math.prod(left[axis] for axis in contracted)
+            total += 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += matmul_flops(inner) * equation.params.get("length", 1)
+    return total
