@@ -6,18 +6,22 @@ exits with 0, and a user's mistake is one line and status 2.
 
 import dataclasses
 import difflib
+import errno
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from jaxir.config import Config
 from jaxir.errors import RunError, UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -26,15 +30,25 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         status = main(sys.argv)
         sys.stdout.flush()
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = error.exit_status
+        _exit(str(error), error.exit_status)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = error.filename or "a file"
+        _exit(f"{where}: {error.strerror}; free some space, then start it again", 2)
     sys.exit(status or 0)
+
+
+def _exit(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    # threads and event loops of libraries that broke off have nothing to add to that
+    os._exit(status)
 
 
 def log_to_stderr() -> None:
@@ -45,6 +59,15 @@ def log_to_stderr() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # where a save breaks off, orbax and its event loops log tracebacks of what our one line says
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _ignore_closed_loops
+
+
+def _ignore_closed_loops(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def parse(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import tiny_config
+from tiny import tiny_config, write_config
 
 from jaxir.config import CompareConfig, Shares
 from jaxir.errors import RunError, UserError
@@ -170,34 +172,28 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(finished, tmp_path):
-    import resource
-
-    config, workdir = finished
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    run_folder = tmp_path / "run"
-    config.watch.tensorboard = False
-
-    def limit_when_under_way():
-        deadline = time.monotonic() + 120
-        while not (run_folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
-
-    thread = threading.Thread(target=limit_when_under_way)
-    thread.start()
-    try:
-        with pytest.raises(UserError, match=r"cannot save the checkpoint .*free some space"):
-            run(config, run_folder)
-    finally:
-        thread.join()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    checkpoints = run_folder / "checkpoints"
+def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tmp_path):
+    config = write_config(tmp_path)
+    workdirs = {name: tmp_path / name for name in ("full", "whole")}
+    command = [sys.executable, "-m", "jaxir.train", "--config", str(config), "--workdir"]
+    process = subprocess.Popen(
+        [*command, str(workdirs["full"]), "--config.watch.tensorboard=False"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (workdirs["full"] / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_000, hard))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2, said
+    assert re.search(r"\nerror: .*cannot save the checkpoint .*free some space.*\n$", said), said
+    assert "Traceback" not in said
+    checkpoints = workdirs["full"] / "checkpoints"
     assert all((path / "manifest.json").exists() for path in checkpoints.iterdir())
-    run(config, run_folder)
-    _assert_bit_equal(_weights(run_folder), _weights(workdir))
+    for workdir in workdirs.values():
+        subprocess.run([*command, str(workdir)], check=True, capture_output=True, timeout=300)
+    _assert_bit_equal(*map(_weights, workdirs.values()))
 
 
 def _command(*arguments, **options):
@@ -205,7 +201,7 @@ def _command(*arguments, **options):
         [sys.executable, "-m", "jaxir.train", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         **options,
     )
 
@@ -253,8 +249,6 @@ def test_help_imports_neither_jax_nor_tensorflow():
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_and_status_2(arguments, message, tmp_path):
-    import re
-
     answer = _command(*arguments, "--workdir", str(tmp_path / "w"))
     assert answer.returncode == 2
     assert re.fullmatch(r"error: .*\n", answer.stderr), answer.stderr
