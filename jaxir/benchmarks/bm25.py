@@ -8,6 +8,7 @@ cross-lingual setting each language's passages have statistics of their own, as 
 that language would; in the multilingual one the pool is a single collection.
 """
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 
@@ -20,6 +21,9 @@ from jaxtyping import Float, Int
 from jaxir.retrieval.evaluation import SettingsReport, report
 from jaxir.retrieval.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
 from jaxir.retrieval.retrieval_set import RetrievalSet
+
+# it announces every index it builds
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 Score = Callable[[slice], Float[np.ndarray, "B P"]]
 

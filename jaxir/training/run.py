@@ -99,7 +99,8 @@ def _train_and_measure(
     results["used"] = dict(
         zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
     )
-    with jax.set_mesh(make_mesh(config.batch_size, config.evaluation.batch_size)) as mesh:
+    mesh = make_mesh(config.batch_size, config.evaluation.batch_size)
+    with jax.set_mesh(mesh):
         results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
     if config.watch.export and jax.process_index() == 0:
         write_model(
