@@ -29,7 +29,7 @@ from jaxir.config import (
 def get_config() -> Config:
     """The demo: nine short runs."""
     return Config(
-        steps=250,
+        steps=200,
         batch_size=128,
         model=ModelConfig(
             encoder=EncoderConfig(
@@ -37,7 +37,7 @@ def get_config() -> Config:
                 layers=1,
                 heads=4,
                 intermediate_size=512,
-                positions=26,
+                positions=24,
                 dropout=0.0,
                 attention_dropout=0.0,
             ),
@@ -45,13 +45,13 @@ def get_config() -> Config:
             trained_tokenizer_size=6_000,
             query_prefix="",
             passage_prefix="",
-            max_query_tokens=20,
-            max_passage_tokens=24,
+            max_query_tokens=18,
+            max_passage_tokens=22,
         ),
         data=DataConfig(sources=(Source(reader="cldr", path="cldr"),), held_out=0.0),
         loss=LossConfig(temperature=0.05),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
-        checkpoint=CheckpointConfig(every=250, keep=1),
+        checkpoint=CheckpointConfig(every=200, keep=1),
         evaluation=EvaluationConfig(every=0, benchmark="cldr"),
         watch=WatchConfig(tensorboard=False, export=False),
         compare=CompareConfig(

@@ -61,6 +61,14 @@ def test_what_a_run_leaves_behind(finished):
     assert not list(workdir.rglob("*unfinished*"))
 
 
+def test_a_relative_workdir_will_do(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, steps=2)
+    config.evaluation.every = 0
+    monkeypatch.chdir(tmp_path)
+    run(config, Path("runs/relative"))
+    assert (tmp_path / "runs/relative/checkpoints/2/manifest.json").exists()
+
+
 def test_the_export_reads_back_as_the_best_checkpoint(finished):
     from jaxir.models.hf import read_model
 

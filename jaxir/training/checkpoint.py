@@ -32,7 +32,8 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int, best: str):
         """The best checkpoint has the lowest "loss", or the highest of another metric `best`."""
-        self.folder, self.keep, self.best = epath.Path(folder), keep, best
+        # orbax wants it absolute
+        self.folder, self.keep, self.best = epath.Path(folder).resolve(), keep, best
         self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._sealing: Future | None = None
         self._thread = ThreadPoolExecutor(1)
