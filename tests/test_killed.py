@@ -62,7 +62,10 @@ def test_twenty_kills_change_nothing(tmp_path):
     for name in killed:
         np.testing.assert_array_equal(killed[name], uninterrupted[name])
     lines = [
-        [json.loads(line)["step"] for line in (tmp_path / run / "metrics.jsonl").open()]
+        [
+            json.loads(line)["step"]
+            for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()
+        ]
         for run in ("killed", "whole")
     ]
     assert lines[0] == lines[1]
