@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def train(
         claim(folder, config)  # another machine, with a workdir of its own, may go on from there
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.evaluation.best)
     config = dataclasses.replace(config, model=inputs.model)
-    with jax.set_mesh(mesh), _closing(checkpoints), _stop_signal() as stop:
+    with jax.set_mesh(mesh), closing(checkpoints), _stop_signal() as stop:
         state = replicate(init_state(config, inputs.params), mesh)
         restored = checkpoints.restore_latest(_abstract(state))
         start, state = restored or (0, state)
@@ -100,7 +100,7 @@ def train(
             validation = _validation_batches(inputs, config, rows, mesh)
             meter = Meter(hybrid, start)
             stream = batches(loader, start, config.steps, rows)
-            with _closing(report), progress_line(name, config.steps, start) as progress:
+            with closing(report), progress_line(name, config.steps, start) as progress:
                 for step, batch in enumerate(stream, start):
                     on_devices = to_devices(batch, mesh)
                     state, metrics = programs.prepare(state, on_devices)(state, on_devices)
@@ -238,14 +238,6 @@ def _postfix(values: Mapping[str, float]) -> str:
         f"loss {values['loss']:.3f}, {values['pairs_per_second']:,.0f} pairs/s, "
         f"padding {values['padding_waste']:.0%}"
     )
-
-
-@contextmanager
-def _closing(thing: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        thing.close()
 
 
 class _Stop:

@@ -41,9 +41,8 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
         UserError, RunError: one line each; see `jaxir.errors`.
     """
-    make_mesh(
-        config.batch_size, config.evaluation.batch_size
-    )  # a batch that does not fit the devices fails before any reading
+    # a batch that does not fit the devices fails before any reading
+    make_mesh(config.batch_size, config.evaluation.batch_size)
     claim(workdir, config)
     inputs = prepare(config, workdir)
     logger.info("data: %s", json.dumps(inputs.data_report))
