@@ -122,7 +122,9 @@ def get_config() -> Config:
             sources=SOURCES, passage="sentence", held_out_limit=300, drop_overlap_with="xquad-r"
         ),
         hybrid=HybridConfig(
-            shares=Shares(monolingual=0.5, cross_lingual=0.5),
+            # more of the parallel text than half and half: on held-out rows, after 400 steps,
+            # cross-lingual mAP .096 instead of .077, monolingual .420 instead of .468
+            shares=Shares(monolingual=1, cross_lingual=2),
             language_weights="temperature",
             language_temperature=2.0,
             one_source_batches=True,

@@ -1,5 +1,7 @@
 """Measures against pytrec_eval, through ir_measures, on random runs with ties."""
 
+from functools import partial
+
 import ir_measures
 import numpy as np
 import pytest
@@ -11,19 +13,22 @@ from jaxir.retrieval.retrieval_set import RetrievalSet
 QUERIES, PASSAGES, ANSWERS = 60, 45, 25  # more right answers than k
 ORACLES = {
     "map": (ir_measures.AP, metrics.average_precision),
-    "success@1": (ir_measures.Success @ 1, lambda ranks: metrics.success(ranks, 1)),
-    "success@5": (ir_measures.Success @ 5, lambda ranks: metrics.success(ranks, 5)),
-    "recall@10": (ir_measures.R @ 10, lambda ranks: metrics.recall(ranks, 10)),
+    "success@1": (ir_measures.Success @ 1, partial(metrics.success, k=1)),
+    "success@5": (ir_measures.Success @ 5, partial(metrics.success, k=5)),
+    "recall@10": (ir_measures.R @ 10, partial(metrics.recall, k=10)),
+    "recall@100": (ir_measures.R @ 100, partial(metrics.recall, k=100)),
     "mrr": (ir_measures.RR, metrics.reciprocal_rank),
-    "ndcg@10": (ir_measures.nDCG @ 10, lambda ranks: metrics.ndcg(ranks, 10)),
-    "ndcg@40": (ir_measures.nDCG @ 40, lambda ranks: metrics.ndcg(ranks, 40)),
-    "map@20": (ir_measures.AP @ 20, lambda ranks: metrics.average_precision(ranks, 20)),
+    "mrr@5": (ir_measures.RR @ 5, partial(metrics.reciprocal_rank, k=5)),
+    "ndcg@10": (ir_measures.nDCG @ 10, partial(metrics.ndcg, k=10)),
+    "ndcg@40": (ir_measures.nDCG @ 40, partial(metrics.ndcg, k=40)),
+    "map@20": (ir_measures.AP @ 20, partial(metrics.average_precision, k=20)),
 }
+DEPTHS = {"whole": PASSAGES, "cut": 12}
 
 
 @pytest.fixture(scope="module")
-def run():
-    """Scores with many ties, right answers (none for query 0), and the ranks found for them."""
+def task():
+    """Scores with many ties; graded right answers, none for query 0."""
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 8, (QUERIES, PASSAGES)).astype(np.float32)
     relevant = np.full((QUERIES, ANSWERS), -1)
@@ -40,32 +45,39 @@ def run():
         passage_ids=[f"d{number}" for number in range(PASSAGES)],  # "d9" > "d10"
         passage_language=np.zeros(PASSAGES, int),
         relevant=relevant,
+        gains=np.where(relevant >= 0, rng.integers(1, 4, relevant.shape), 0),
     )
-    above = passages_above_by_scores(lambda block: scores[block], retrieval_set)
-    return scores, relevant, ranks_in_pool(above)
+    return scores, retrieval_set
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", ORACLES)
-def test_measures_equal_trec_eval(run, name):
-    scores, relevant, ranks = run
+def test_measures_equal_trec_eval(task, name, depth):
+    scores, retrieval_set = task
     oracle, measure = ORACLES[name]
-    qrels = {
-        f"q{query}": {f"d{row}": 1 for row in answers if row >= 0}
-        for query, answers in enumerate(relevant)
-        if (answers >= 0).any()
-    }
-    ranking = {
-        query: {f"d{row}": float(score) for row, score in enumerate(scores[int(query[1:])])}
-        for query in qrels
-    }
+    ranks = ranks_in_pool(passages_above_by_scores(lambda block: scores[block], retrieval_set))
+    ranks[ranks > DEPTHS[depth]] = 0
+    qrels, ranking = {}, {}
+    for query, (answers, gains) in enumerate(zip(retrieval_set.relevant, retrieval_set.gains)):
+        if (answers < 0).all():
+            continue
+        qrels[f"q{query}"] = {f"d{row}": int(gain) for row, gain in zip(answers, gains) if gain}
+        by_id = sorted(range(PASSAGES), key=lambda row: f"d{row}", reverse=True)
+        best = sorted(by_id, key=lambda row: -scores[query, row])[: DEPTHS[depth]]
+        ranking[f"q{query}"] = {f"d{row}": float(scores[query, row]) for row in best}
+    # query 1 is missing from the run: nothing was found for it
+    del ranking["q1"]
+    ranks[1] = 0
     expected = np.full(QUERIES, np.nan)
     for metric in ir_measures.pytrec_eval.iter_calc([oracle], qrels, ranking):
         expected[int(metric.query_id[1:])] = metric.value
+    assert np.isnan(expected[0])
+    assert expected[1] == 0
     if name == "map@20":  # trec_eval divides by the number of right answers
-        count = (relevant >= 0).sum(axis=1)
+        count = (retrieval_set.gains > 0).sum(axis=1)
         expected *= count / np.minimum(np.maximum(count, 1), 20)
 
-    values = measure(ranks)
+    values = measure(ranks, retrieval_set.gains)
 
     assert np.isnan(values[0])
     assert np.unique(values[1:]).size > 1
@@ -73,18 +85,22 @@ def test_measures_equal_trec_eval(run, name):
 
 
 def test_average_precision_of_a_worked_example():
-    ranks = np.array([[6, 0, 1, 3], [-1, 2, 0, 0], [0, 0, 0, 0]])
-    expected = [(1 + 2 / 3 + 3 / 6) / 3, 1 / 2, np.nan]
-    np.testing.assert_allclose(metrics.average_precision(ranks), expected)
+    ranks = np.array([[6, 0, 1, 3], [0, 2, 0, 0], [0, 0, 0, 0]])
+    # the second query has two right answers, one of which was not found
+    gains = np.array([[1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    expected = [(1 + 2 / 3 + 3 / 6) / 3, 1 / 4, np.nan]
+    np.testing.assert_allclose(metrics.average_precision(ranks, gains), expected)
     # three right answers, but only two places
-    np.testing.assert_allclose(metrics.average_precision(ranks, k=2)[0], 1 / 2)
+    np.testing.assert_allclose(metrics.average_precision(ranks, gains, k=2)[0], 1 / 2)
 
 
 @pytest.mark.parametrize("name", metrics.MEASURES)
 def test_best_ranking_earns_one_and_order_of_answers_nothing(name):
     measure = metrics.MEASURES[name]
+    gains = np.array([[1, 1, 0, 1]])
     best = np.array([[3, 1, 0, 2]], np.int32)
-    assert measure(best)[0] == pytest.approx(1, abs=1e-15)
-    worse = np.array([[12, 2, 0, 40]], np.int32)
-    assert 0 <= measure(worse)[0] < 1
-    np.testing.assert_array_equal(measure(worse), measure(worse[:, ::-1]))
+    assert measure(best, gains)[0] == pytest.approx(1, abs=1e-15)
+    worse = np.array([[102, 2, 0, 400]], np.int32)
+    assert 0 <= measure(worse, gains)[0] < 1
+    backwards = measure(worse[:, ::-1], gains[:, ::-1])
+    np.testing.assert_array_equal(measure(worse, gains), backwards)

@@ -34,13 +34,16 @@ def words(text: str, language: str) -> list[str]:
     return [piece for piece in pieces if any(map(str.isalnum, piece))]
 
 
-def bm25(retrieval_set: RetrievalSet, k1: float = 0.9, b: float = 0.4) -> SettingsReport:
+def bm25(
+    retrieval_set: RetrievalSet, k1: float = 0.9, b: float = 0.4, depth: int = 0
+) -> SettingsReport:
     """Evaluate BM25 (Robertson & Zaragoza 2009; the variant of Lucene, by the library bm25s).
 
     Args:
         retrieval_set: the task.
         k1: saturation of term frequency; the defaults of both are Anserini's.
         b: normalisation by length.
+        depth: right answers beyond that rank count as not found; 0: the whole ranking counts.
     """
     terms = _Terms(retrieval_set)
 
@@ -58,7 +61,7 @@ def bm25(retrieval_set: RetrievalSet, k1: float = 0.9, b: float = 0.4) -> Settin
 
         return lambda block: np.stack([one(query) for query in terms.queries[block]])
 
-    return _evaluate(score, retrieval_set)
+    return _evaluate(score, retrieval_set, depth)
 
 
 def term_count_cosine(retrieval_set: RetrievalSet) -> SettingsReport:
@@ -74,7 +77,7 @@ def term_count_cosine(retrieval_set: RetrievalSet) -> SettingsReport:
 
 
 def _evaluate(
-    score: Callable[[Int[np.ndarray, "_"]], Score], retrieval_set: RetrievalSet
+    score: Callable[[Int[np.ndarray, "_"]], Score], retrieval_set: RetrievalSet, depth: int = 0
 ) -> SettingsReport:
     """Evaluate a score that depends on the collection, given as rows of the passages."""
     language = retrieval_set.passage_language
@@ -87,15 +90,16 @@ def _evaluate(
             scores[:, rows] = score_rows(block)
         return scores
 
-    within_language = ranks_within_language(
-        passages_above_by_scores(own_statistics, retrieval_set), retrieval_set
-    )
-    pooled = score(np.arange(len(language)))
-    return report(
-        within_language,
-        ranks_in_pool(passages_above_by_scores(pooled, retrieval_set)),
-        retrieval_set,
-    )
+    def cut(ranks: Int[np.ndarray, "Q R"]) -> Int[np.ndarray, "Q R"]:
+        return np.where(ranks > depth, 0, ranks) if depth else ranks
+
+    above = passages_above_by_scores(own_statistics, retrieval_set)
+    within_language = cut(ranks_within_language(above, retrieval_set))
+    in_pool = within_language
+    if "multilingual" in retrieval_set.settings:
+        pooled = score(np.arange(len(language)))
+        in_pool = cut(ranks_in_pool(passages_above_by_scores(pooled, retrieval_set)))
+    return report(within_language, in_pool, retrieval_set, whole=not depth)
 
 
 class _Terms:

@@ -79,4 +79,5 @@ def cldr_retrieval_set(
         passage_ids=[f"{fact.id}:{language}" for language in languages for fact in pool],
         passage_language=np.repeat(np.arange(len(languages)), len(pool)),
         relevant=np.tile(right_answers, (len(languages), 1)),
+        question=np.tile(np.arange(len(held_out)), len(languages)),
     )

@@ -42,6 +42,7 @@ def held_out_set(collection: Collection) -> RetrievalSet:
         ],
         passage_language=passage_language,
         relevant=_members(collection.cluster[group], clusters),
+        question=group,
     )
 
 

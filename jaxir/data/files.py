@@ -3,8 +3,10 @@
 Every mistake in them is a `UserError` that names file and line.
 """
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -80,10 +82,19 @@ def two_languages(source: Source) -> tuple[str, str]:
 
 
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 file, each after its place "file:number"."""
-    with file.open("rb") as lines:
+    """The lines of a UTF-8 file, gzipped if its name ends so, each after its place "file:number".
+
+    Raises:
+        UserError: names file and line.
+    """
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
         for number in range(1, 2**63):
-            line = lines.readline(MAX_LINE + 1)
+            try:
+                line = lines.readline(MAX_LINE + 1)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise UserError(
+                    f"{file}: cut off or damaged after line {number - 1} ({error}); fetch it again"
+                ) from None
             if not line:
                 return
             where = f"{file}:{number}"

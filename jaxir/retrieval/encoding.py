@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from tqdm import tqdm
 
 from jaxir.config import DualEncoderConfig
 from jaxir.data.tokens import Tokens
@@ -44,27 +45,42 @@ def encode(
     texts: Int[np.ndarray, "R"],
     limit: int,
     batch_size: int,
+    progress: str | None = None,
 ) -> Float[np.ndarray, "R D"]:
     """Embeddings of some texts, in their order; longer ones than `limit` tokens are cut.
 
     Texts are sorted by length inside, so that little of a batch is padding. Parameters are
-    replicated over the devices of the mesh that is set, if one is, and batches are split.
+    replicated over the devices of the mesh that is set, if one is, and batches are split. With
+    `progress` a bar of that name is shown.
     """
     lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
     order = np.argsort(-lengths, kind="stable")
-    found: list[tuple[np.ndarray, Array]] = []
-    for first in range(0, len(texts), batch_size):
-        chosen = order[first : first + batch_size]
-        width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[chosen[0]]))
-        # the last batch is filled up with absent texts: one shape, one compilation
-        padded = np.full(batch_size, -1)
-        padded[: len(chosen)] = texts[chosen]
-        ids, row_lengths = tokens.padded(padded, width)
-        found.append((chosen, embed(params, _to_devices(ids), _to_devices(row_lengths))))
-    width = found[0][1].shape[1] if found else 0
-    embeddings = np.empty((len(texts), width), np.float32)
-    for chosen, rows in found:
-        embeddings[chosen] = jax.device_get(rows)[: len(chosen)]
+    embeddings = np.empty((len(texts), 0), np.float32)
+    pending: tuple[np.ndarray, Array] | None = None
+
+    def keep(chosen: np.ndarray, rows: Array) -> np.ndarray:
+        kept = (
+            embeddings if embeddings.shape[1] else np.empty((len(texts), rows.shape[1]), np.float32)
+        )
+        kept[chosen] = jax.device_get(rows)[: len(chosen)]
+        return kept
+
+    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress or None) as bar:
+        for first in range(0, len(texts), batch_size):
+            chosen = order[first : first + batch_size]
+            width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[chosen[0]]))
+            # the last batch is filled up with absent texts: one shape, one compilation
+            padded = np.full(batch_size, -1)
+            padded[: len(chosen)] = texts[chosen]
+            ids, row_lengths = tokens.padded(padded, width)
+            rows = embed(params, _to_devices(ids), _to_devices(row_lengths))
+            # one batch is read back while the devices work on the next
+            if pending is not None:
+                embeddings = keep(*pending)
+            pending = chosen, rows
+            bar.update(len(chosen))
+        if pending is not None:
+            embeddings = keep(*pending)
     return embeddings
 
 

@@ -1,9 +1,9 @@
 """The three settings of multilingual retrieval, from the ranks of the right answers.
 
-Dimension key: Q queries, R right answers of a query at most, N languages.
+Dimension key: Q queries, R right answers of a query at most, N languages, U questions, B draws.
 
     monolingual    queries of X against the passages of X; mean over languages
-    cross-lingual  queries of X against the passages of Y; mean over ordered pairs, Y != X
+    cross_lingual  queries of X against the passages of Y; mean over ordered pairs, Y != X
     multilingual   queries of X against the passages of all languages; mean over X
 
 (LAReQA, arXiv 2004.05484, section 3; arXiv 2408.10536, section 4.) A query with no right answer
@@ -11,15 +11,87 @@ among the passages it is held against does not count there.
 """
 
 import math
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxir.retrieval.bias import rank_distance
+from jaxir.retrieval.bias import equal_expected_rank, rank_distance
 from jaxir.retrieval.metrics import MEASURES
 from jaxir.retrieval.ranks import ranks_in_pool, ranks_within_language
 from jaxir.retrieval.retrieval_set import RetrievalSet
+
+
+@dataclass(frozen=True, eq=False)
+class QueryValues:
+    """Every measure of every query, NaN where it does not count."""
+
+    languages: tuple[str, ...]
+    settings: tuple[str, ...]
+    query_language: Int[np.ndarray, "Q"]
+    question: Int[np.ndarray, "Q"]
+    by_language: dict[str, Float[np.ndarray, "Q N"]]  # against the passages of each language
+    in_pool: dict[str, Float[np.ndarray, "Q"]]  # against those of all languages
+
+    def totals(self) -> dict[str, "Totals"]:
+        """Sums and counts over queries of every "setting/measure" of the settings asked for."""
+        unit = np.unique(self.question, return_inverse=True)[1]
+        size, languages = int(unit.max()) + 1, len(self.languages)
+        own = self.query_language
+
+        def totals(values: np.ndarray, cell: np.ndarray, cells: int) -> Totals:
+            known = ~np.isnan(values)
+            place = (unit[:, None] * cells + cell)[known]
+
+            def summed(weights: np.ndarray | None) -> np.ndarray:
+                return np.bincount(place, weights, minlength=size * cells).reshape(size, cells)
+
+            return Totals(summed(values[known]), summed(None))
+
+        result = {}
+        pairs = own[:, None] * languages + np.arange(languages)
+        same = pairs == (own * (languages + 1))[:, None]
+        for name, values in self.by_language.items():
+            for setting, chosen in (("monolingual", same), ("cross_lingual", ~same)):
+                if setting in self.settings:
+                    masked = np.where(chosen, values, np.nan)
+                    result[f"{setting}/{name}"] = totals(masked, pairs, languages**2)
+        if "multilingual" in self.settings:
+            for name, values in self.in_pool.items():
+                result[f"multilingual/{name}"] = totals(values[:, None], own[:, None], languages)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """A measure summed over the queries of each question, apart for each cell of its setting.
+
+    A cell is a query language, or a pair of query and passage language; a setting's figure is the
+    mean over cells of the mean over queries.
+    """
+
+    sums: Float[np.ndarray, "U C"]
+    counts: Int[np.ndarray, "U C"]
+
+    def means(
+        self, weights: Float[np.ndarray, "B U"] | None = None
+    ) -> Float[np.ndarray, "C"] | Float[np.ndarray, "B C"]:
+        """Mean over queries in each cell, each question counted `weights` times; NaN of nothing."""
+        if weights is None:
+            sums, counts = self.sums.sum(axis=0), self.counts.sum(axis=0)
+        else:
+            sums, counts = weights @ self.sums, weights @ self.counts
+        return np.where(counts > 0, sums / np.maximum(counts, 1e-300), np.nan)
+
+    def figure(
+        self, weights: Float[np.ndarray, "B U"] | None = None
+    ) -> Float[np.ndarray, ""] | Float[np.ndarray, "B"]:
+        """The setting's figure; NaN of nothing."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            return np.asarray(np.nanmean(self.means(weights), axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +104,10 @@ class SettingsReport:
     passages: int
     monolingual: dict[str, float]
     cross_lingual: dict[str, float]
-    multilingual: dict[str, float]  # with rank_distance
+    multilingual: dict[str, float]  # with the measures of language bias
     matrix: dict[str, Float[np.ndarray, "N N"]]  # query language x passage language
     pool: dict[str, Float[np.ndarray, "N"]]  # by query language, in the multilingual pool
+    values: QueryValues = field(repr=False)
 
     def summary(self) -> dict[str, float]:
         """The settings' means by "setting/measure", as a log has them."""
@@ -45,8 +118,8 @@ class SettingsReport:
         }
 
     def to_dict(self) -> dict:
-        """The report as JSON has it: lists for arrays, null for NaN."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        """The report as JSON has it: lists for arrays, null for NaN; not the values of queries."""
+        return {name: plain(value) for name, value in vars(self).items() if name != "values"}
 
 
 def evaluate_settings(
@@ -60,6 +133,9 @@ def report(
     within_language: Int[np.ndarray, "Q R"],
     in_pool: Int[np.ndarray, "Q R"],
     retrieval_set: RetrievalSet,
+    *,
+    whole: bool = True,
+    more: Mapping[str, Float[np.ndarray, "Q"]] | None = None,
 ) -> SettingsReport:
     """Measure the three settings from the ranks of `retrieval_set.relevant`.
 
@@ -67,57 +143,79 @@ def report(
         within_language: ranks, from 1, among the passages of the right answer's language.
         in_pool: ranks, from 1, among the passages of all languages.
         retrieval_set: the task.
+        whole: everything was ranked; else 0 stands for an answer below the last rank, and the
+            measures that need the rank of every answer are left out.
+        more: further measures of each query in the pool.
     """
     languages = len(retrieval_set.languages)
-    matrix = {name: np.full((languages, languages), np.nan) for name in MEASURES}
     language = retrieval_set.passage_language[retrieval_set.relevant]
-    for column in range(languages):
-        ranks = np.where(language == column, within_language, 0)
-        for name, measure in MEASURES.items():
-            matrix[name][:, column] = _by_language(measure(ranks), retrieval_set)
-    pool = {
-        name: _by_language(measure(in_pool), retrieval_set)
-        for name, measure in {**MEASURES, "rank_distance": rank_distance}.items()
+    by_language = {
+        name: np.stack(
+            [
+                measure(within_language, np.where(language == column, retrieval_set.gains, 0))
+                for column in range(languages)
+            ],
+            axis=1,
+        )
+        for name, measure in MEASURES.items()
     }
-    same = np.eye(languages, dtype=bool)
+    gains = retrieval_set.gains
+    pooled = {name: measure(in_pool, gains) for name, measure in MEASURES.items()}
+    if whole:
+        pooled["rank_distance"] = rank_distance(in_pool, gains)
+        pooled["peer"] = equal_expected_rank(in_pool, language, gains, retrieval_set.question)
+    values = QueryValues(
+        retrieval_set.languages,
+        retrieval_set.settings,
+        retrieval_set.query_language,
+        retrieval_set.question,
+        by_language,
+        pooled | dict(more or {}),
+    )
+    counts = len(retrieval_set.queries), len(retrieval_set.passages)
+    return summarize(values, retrieval_set.name, *counts)
+
+
+def summarize(values: QueryValues, name: str, queries: int, passages: int) -> SettingsReport:
+    """The means that a report shows, from the measures of every query."""
+    languages = len(values.languages)
+    settings: dict[str, dict[str, float]] = {
+        "monolingual": {},
+        "cross_lingual": {},
+        "multilingual": {},
+    }
+    matrix = {name: np.full((languages, languages), np.nan) for name in values.by_language}
+    pool = {}
+    for key, totals in values.totals().items():
+        setting, measure = key.split("/", 1)
+        settings[setting][measure] = float(totals.figure())
+        means = totals.means()
+        if setting == "multilingual":
+            pool[measure] = means
+        else:
+            means = means.reshape(languages, languages)
+            matrix[measure] = np.where(np.isnan(means), matrix[measure], means)
     return SettingsReport(
-        name=retrieval_set.name,
-        languages=retrieval_set.languages,
-        queries=len(retrieval_set.queries),
-        passages=len(retrieval_set.passages),
-        monolingual={name: _mean(values[same]) for name, values in matrix.items()},
-        cross_lingual={name: _mean(values[~same]) for name, values in matrix.items()},
-        multilingual={name: _mean(values) for name, values in pool.items()},
+        name=name,
+        languages=values.languages,
+        queries=queries,
+        passages=passages,
+        **settings,
         matrix=matrix,
         pool=pool,
+        values=values,
     )
 
 
-def _by_language(
-    values: Float[np.ndarray, "Q"], retrieval_set: RetrievalSet
-) -> Float[np.ndarray, "N"]:
-    return np.array(
-        [
-            _mean(values[retrieval_set.query_language == language])
-            for language in range(len(retrieval_set.languages))
-        ]
-    )
-
-
-def _mean(values: Float[np.ndarray, "_"]) -> float:
-    """Mean of what is known; NaN, without NumPy's warning, of nothing."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: lists for arrays and tuples, null for NaN."""
     match value:
         case dict():
-            return {name: _plain(item) for name, item in value.items()}
+            return {name: plain(item) for name, item in value.items()}
         case np.ndarray():
-            return _plain(value.tolist())
+            return plain(value.tolist())
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case float() if math.isnan(value):
             return None
     return value

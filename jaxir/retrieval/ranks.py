@@ -23,11 +23,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.retrieval.topk import data_mesh
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CHUNK = 32  # columns of one language counted together
 # Fixed, so that a device does the same arithmetic however many devices there are.
 QUERIES_PER_DEVICE = 128
+MOST_SCORES = 1 << 27  # on a device: half a gigabyte
 PADDING = np.iinfo(np.int32).max  # tie order of a column that holds no passage
 
 
@@ -65,7 +67,7 @@ def passages_above(
             f"query embeddings have width {query_embeddings.shape[1]}, those of the passages "
             f"{passage_embeddings.shape[1]}: encode both with one model"
         )
-    mesh = _mesh()
+    mesh = data_mesh()
     columns = _columns(retrieval_set)
     # row 0 stands in for the padding, whose scores are replaced
     passages = jax.device_put(
@@ -89,7 +91,7 @@ def passages_above_by_scores(
     Returns:
         Counts by passage language; -1 where `relevant` is padding.
     """
-    mesh = _mesh()
+    mesh = data_mesh()
     columns = _columns(retrieval_set)
     count = _counter(mesh, from_embeddings=False)
 
@@ -112,6 +114,14 @@ def ranks_in_pool(above: Int[np.ndarray, "Q R N"]) -> Int[np.ndarray, "Q R"]:
     return np.where(above[:, :, 0] < 0, 0, above.sum(axis=2) + 1)
 
 
+def tie_order_of(passage_ids: list[str]) -> Int[np.ndarray, "P"]:
+    """Place of each passage among equal scores, from 0: by descending id, as in trec_eval."""
+    descending = sorted(range(len(passage_ids)), key=passage_ids.__getitem__, reverse=True)
+    tie_order = np.empty(len(passage_ids), np.int32)
+    tie_order[descending] = np.arange(len(passage_ids))
+    return tie_order
+
+
 def _check_embeddings(embeddings: np.ndarray, ids: list[str], side: str) -> None:
     if embeddings.ndim != 2 or len(embeddings) != len(ids):
         raise UserError(
@@ -122,17 +132,10 @@ def _check_embeddings(embeddings: np.ndarray, ids: list[str], side: str) -> None
         raise UserError(f"the embedding of {side} {ids[int(np.argmin(finite))]!r} is not finite")
 
 
-def _mesh() -> Mesh:
-    mesh = jax.sharding.get_mesh()
-    return jax.make_mesh((jax.device_count(),), ("data",)) if mesh.empty else mesh
-
-
 def _columns(retrieval_set: RetrievalSet) -> Columns:
     passages = len(retrieval_set.passage_ids)
     languages = len(retrieval_set.languages)
-    descending = sorted(range(passages), key=retrieval_set.passage_ids.__getitem__, reverse=True)
-    tie_order = np.empty(passages, np.int32)
-    tie_order[descending] = np.arange(passages)
+    tie_order = tie_order_of(retrieval_set.passage_ids)
 
     def padded(language: int) -> np.ndarray:
         rows = np.flatnonzero(retrieval_set.passage_language == language)
@@ -167,7 +170,8 @@ def _count_blocks(
     tie_order = jax.device_put(columns.tie_order, whole)
     chunk_language = jax.device_put(columns.chunk_language, whole)
     counts = []
-    size = QUERIES_PER_DEVICE * mesh.shape["data"]
+    size = min(QUERIES_PER_DEVICE, max(1, MOST_SCORES // len(columns.passage)))
+    size *= mesh.shape["data"]
     for start in range(0, len(relevant), size):
         block = slice(start, min(start + size, len(relevant)))
         block_rows, block_right = (

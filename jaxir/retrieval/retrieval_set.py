@@ -1,6 +1,10 @@
 """A retrieval task: queries, one multilingual pool of passages, and which passages are right.
 
 Dimension key: Q queries, P passages, R right answers of a query at most, S selected queries.
+
+    monolingual    queries of X against the passages of X
+    cross_lingual  queries of X against the passages of Y, Y != X
+    multilingual   queries of X against the passages of all languages
 """
 
 import dataclasses
@@ -12,13 +16,17 @@ from jaxtyping import Int
 
 from jaxir.errors import UserError
 
+SETTINGS = ("monolingual", "cross_lingual", "multilingual")
+
 
 @dataclass(frozen=True, eq=False)
 class RetrievalSet:
     """Queries and passages in several languages, and the right answers of each query.
 
     A query may have several right answers, in any language; one without any counts in no measure.
-    Ids are unique among the queries and among the passages; they also break ties (`ranks`).
+    Ids are unique among the queries and among the passages; they also break ties (`ranks`). Queries
+    with one `question` number ask the same thing, in other languages or words: they are drawn
+    together where chance is estimated (`significance`).
 
     Raises:
         UserError: fields that do not fit together, naming the set and what is wrong.
@@ -33,8 +41,17 @@ class RetrievalSet:
     passage_ids: list[str]
     passage_language: Int[np.ndarray, "P"]  # index into languages
     relevant: Int[np.ndarray, "Q R"]  # indexes into passages, padded with -1
+    # how right each answer is, 0 where `relevant` is padding; given nothing: 1 each
+    gains: Int[np.ndarray, "Q R"] = None  # type: ignore[assignment]
+    # given nothing: every query asks something of its own
+    question: Int[np.ndarray, "Q"] = None  # type: ignore[assignment]
+    settings: tuple[str, ...] = SETTINGS  # those that the task is meant for
 
     def __post_init__(self):
+        if self.gains is None:
+            object.__setattr__(self, "gains", (np.asarray(self.relevant) >= 0).astype(np.int64))
+        if self.question is None:
+            object.__setattr__(self, "question", np.arange(len(self.queries)))
         self._check_side("quer", "ies", self.queries, self.query_ids, self.query_language)
         self._check_side("passage", "s", self.passages, self.passage_ids, self.passage_language)
         shape = np.shape(self.relevant)
@@ -50,6 +67,18 @@ class RetrievalSet:
         if twice.any():
             query = self.query_ids[int(np.argmax(twice))]
             self._require(False, f"query {query!r} names the same right answer twice")
+        self._require(
+            np.shape(self.gains) == shape and ((self.gains > 0) == (self.relevant >= 0)).all(),
+            "gains must be positive for right answers and 0 elsewhere",
+        )
+        self._require(
+            np.shape(self.question) == (len(self.queries),),
+            f"question has shape {np.shape(self.question)} for {len(self.queries)} queries",
+        )
+        self._require(
+            bool(self.settings) and set(self.settings) <= set(SETTINGS),
+            f"settings {self.settings}: must be of {', '.join(SETTINGS)}",
+        )
 
     def _require(self, holds: bool, problem: str) -> None:
         if not holds:
@@ -77,4 +106,6 @@ def select_queries(retrieval_set: RetrievalSet, rows: Int[np.ndarray, "S"]) -> R
         query_ids=[retrieval_set.query_ids[row] for row in rows],
         query_language=retrieval_set.query_language[rows],
         relevant=retrieval_set.relevant[rows],
+        gains=retrieval_set.gains[rows],
+        question=retrieval_set.question[rows],
     )

@@ -24,6 +24,12 @@ MANIFEST = "manifest.json"
 CHUNK = 1 << 24  # bytes read at a time
 
 
+def checkpoint_folder(directory: str, workdir: epath.PathLike) -> epath.Path:
+    """Where the checkpoints of a workdir lie; runs that are compared have folders of their own."""
+    name = epath.Path(workdir).name
+    return epath.Path(directory) / name if directory else epath.Path(workdir) / "checkpoints"
+
+
 class Checkpoints:
     """The checkpoints of one run in one folder: the newest `keep`, and the best.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxir.benchmarks.cldr import cldr_retrieval_set
 from jaxir.benchmarks.held_out import held_out_set
-from jaxir.benchmarks.xquad_r import read_xquad_r
+from jaxir.benchmarks.lareqa import read_xquad_r
 from jaxir.config import Config, EvaluationConfig, ModelConfig, validate_shape
 from jaxir.data.collection import Collection, read_collection, split_held_out
 from jaxir.data.contamination import drop_overlap
@@ -75,7 +75,7 @@ def prepare(config: Config, workdir: Path) -> Inputs:
         len(training.ids),
         len(held_out.ids),
     )
-    model, params, tokenizer = _read_model(config, training, workdir)
+    model, params, tokenizer = read_start(config, training, workdir)
     validate_shape(model, config.loss.matryoshka)
     cache = Path(config.data.cache) if config.data.cache else workdir / "tokens"
     query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
@@ -114,10 +114,19 @@ def _task(retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache
     )
 
 
-def _read_model(
-    config: Config, training: Collection, workdir: Path
+def read_start(
+    config: Config, training: Collection | None, workdir: Path
 ) -> tuple[ModelConfig, Any | None, Any]:
-    """The model with its true shape, the weights it starts from, and its tokenizer."""
+    """The model with its true shape, the weights it starts from, and its tokenizer.
+
+    Args:
+        config: the run.
+        training: what a tokenizer of its own is trained on; None: it has been.
+        workdir: where that tokenizer is kept.
+
+    Raises:
+        UserError: names what is wrong in the weights, the tokenizer or the config.
+    """
     model, params = config.model, None
     if model.init:
         model, params = _started_from(read_model(model.init), model, config.seed)
@@ -163,9 +172,9 @@ def _started_from(
     return model, {**random, "encoder": found.params["encoder"]}
 
 
-def _own_tokenizer(size: int, training: Collection, folder: Path) -> Any:
+def _own_tokenizer(size: int, training: Collection | None, folder: Path) -> Any:
     """Trained once and then read, so that a resumed run has the same ids."""
-    if not (folder / "tokenizer.json").exists():
+    if training is not None and not (folder / "tokenizer.json").exists():
         used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
         used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
         logger.info("training a tokenizer of %d pieces", size)

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Array
 
 from jaxir.config import Config, Shares
@@ -23,7 +22,7 @@ from jaxir.errors import RunError
 from jaxir.retrieval.encoding import Embed, encode, make_embed
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
 from jaxir.retrieval.ranks import passages_above
-from jaxir.training.checkpoint import Checkpoints
+from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
 from jaxir.training.inputs import Inputs, Task
 from jaxir.training.meter import Meter
 from jaxir.training.report import Report, progress_line
@@ -84,7 +83,7 @@ def train(
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
     loader = _loader(inputs, config, inputs.training, hybrid)
     rows = process_rows(mesh, config.batch_size)
-    folder = _checkpoint_folder(config, workdir)
+    folder = checkpoint_folder(config.checkpoint.directory, workdir)
     if config.checkpoint.directory:
         claim(folder, config)  # another machine, with a workdir of its own, may go on from there
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.evaluation.best)
@@ -145,14 +144,6 @@ def evaluate_task(config: Config, programs: Programs, params: Any, task: Task) -
     passages = embeddings(task.passage_tokens, config.model.max_passage_tokens)
     above = passages_above(queries, passages, task.retrieval_set)
     return evaluate_settings(above, task.retrieval_set)
-
-
-def _checkpoint_folder(config: Config, workdir: Path) -> epath.Path:
-    """Where the run's checkpoints lie; runs that are compared have folders of their own names."""
-    directory = config.checkpoint.directory
-    return (
-        epath.Path(directory) / workdir.name if directory else epath.Path(workdir / "checkpoints")
-    )
 
 
 def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:

@@ -15,19 +15,16 @@ from jaxir.benchmarks.bm25 import bm25
 from jaxir.config import CompareConfig, Config
 from jaxir.data.hybrid import Hybrid
 from jaxir.models.hf import write_model
+from jaxir.retrieval.tables import print_comparison, print_settings
 from jaxir.training.inputs import Inputs, prepare
 from jaxir.training.loop import Programs, evaluate_task, train
 from jaxir.training.meter import usage
-from jaxir.training.results import (
-    RESULTS_FILE,
-    draw_heat_map,
-    print_comparison,
-    print_settings,
-    write_json,
-)
 from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.step import init_state
 from jaxir.training.workdir import claim
+from jaxir.whole_files import write_json
+
+RESULTS_FILE = "results.json"
 
 Results = dict[str, Any]
 
@@ -129,6 +126,8 @@ def _measure(
     mesh: jax.sharding.Mesh,
 ) -> dict[str, dict[str, Any]]:
     """Every task's report by system; the trained one is drawn as a heat map."""
+    from jaxir.retrieval.plots import draw_heat_map  # matplotlib takes a second to import
+
     tasks: dict[str, dict[str, Any]] = {}
     untrained = None
     for name, task in inputs.tasks.items():

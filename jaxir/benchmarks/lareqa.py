@@ -1,11 +1,13 @@
-"""XQuAD-R: which sentence, of any of eleven languages, answers the question?
+"""XQuAD-R and MLQA-R: which sentence, of any language, answers the question?
 
 LAReQA (arXiv 2004.05484, section 3.1): every sentence of every paragraph is a candidate, the right
 answer is the sentence in which the answer span starts, and the sentences that answer the same
-question in the other languages are right answers too.
+question in the other languages are right answers too. XQuAD-R has each question in eleven
+languages; MLQA-R has each in two to four of seven.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,21 +17,29 @@ from jaxir.data.sentences import passage_text
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
-# candidates in each language, from the benchmark's own README
-CANDIDATES = {
-    "ar": 1222,
-    "de": 1276,
-    "el": 1234,
-    "en": 1180,
-    "es": 1215,
-    "hi": 1244,
-    "ru": 1219,
-    "th": 852,
-    "tr": 1167,
-    "vi": 1209,
-    "zh": 1196,
+# questions and candidates of each language, from the benchmarks' own README
+XQUAD_R = {
+    "ar": (1190, 1222),
+    "de": (1190, 1276),
+    "el": (1190, 1234),
+    "en": (1190, 1180),
+    "es": (1190, 1215),
+    "hi": (1190, 1244),
+    "ru": (1190, 1219),
+    "th": (1190, 852),
+    "tr": (1190, 1167),
+    "vi": (1190, 1209),
+    "zh": (1190, 1196),
 }
-QUESTIONS = 1190  # in each language
+MLQA_R = {
+    "ar": (517, 2545),
+    "de": (512, 2362),
+    "en": (1148, 6264),
+    "es": (500, 1787),
+    "hi": (507, 2426),
+    "vi": (511, 2828),
+    "zh": (504, 2322),
+}
 PASSAGES = ("sentence", "sentence_with_paragraph")
 
 
@@ -44,33 +54,47 @@ class LanguageFile:
     passage_ids: list[str] = field(default_factory=list)
 
 
-def read_xquad_r(folder: str | Path, passage: str = "sentence") -> RetrievalSet:
+def read_xquad_r(folder: str | Path, passage: str = "sentence", whole: bool = True) -> RetrievalSet:
     """Read a folder of XQuAD-R files `ar.json` ... `zh.json`.
 
     Args:
         folder: where the eleven files are.
         passage: what a candidate holds: "sentence", or "sentence_with_paragraph" as in LAReQA.
+        whole: the published counts are asked for; else any of the languages and any number do.
 
     Raises:
-        UserError: a folder that is not XQuAD-R, whole and with the published counts.
+        UserError: a folder that is not XQuAD-R, or not the whole of it.
     """
+    return _read("XQuAD-R", XQUAD_R, Path(folder), passage, whole)
+
+
+def read_mlqa_r(folder: str | Path, passage: str = "sentence", whole: bool = True) -> RetrievalSet:
+    """Read a folder of MLQA-R files `ar.json` ... `zh.json`, as `read_xquad_r` does."""
+    return _read("MLQA-R", MLQA_R, Path(folder), passage, whole)
+
+
+def _read(
+    name: str, counts: Mapping[str, tuple[int, int]], folder: Path, passage: str, whole: bool
+) -> RetrievalSet:
     if passage not in PASSAGES:
         raise UserError(f"passage = {passage!r}: must be one of {', '.join(PASSAGES)}")
-    files = {language: Path(folder) / f"{language}.json" for language in CANDIDATES}
+    files = {language: folder / f"{language}.json" for language in counts}
     missing = [file.name for file in files.values() if not file.is_file()]
-    if missing:
-        raise UserError(f"{folder}: not an XQuAD-R folder, it lacks {', '.join(missing)}")
+    if missing and (whole or len(missing) == len(files)):
+        raise UserError(f"{folder}: not an {name} folder, it lacks {', '.join(missing)}")
     contents = {
-        language: read_language(file, language, passage) for language, file in files.items()
+        language: read_language(file, language, passage)
+        for language, file in files.items()
+        if file.is_file()
     }
     for language, content in contents.items():
-        counts = (len(content.questions), len(content.passages))
-        if counts != (QUESTIONS, CANDIDATES[language]):
+        found = (len(content.questions), len(content.passages))
+        if whole and found != counts[language]:
             raise UserError(
-                f"{files[language]}: {counts[0]} questions and {counts[1]} candidates, but "
-                f"XQuAD-R has {QUESTIONS} and {CANDIDATES[language]}: the file is not whole"
+                f"{files[language]}: {found[0]} questions and {found[1]} candidates, but {name} "
+                f"has {counts[language][0]} and {counts[language][1]}: the file is not whole"
             )
-    return join_languages("XQuAD-R", contents)
+    return join_languages(name if whole else f"{name} (partial)", contents)
 
 
 def read_language(file: Path, language: str, passage: str) -> LanguageFile:
@@ -94,8 +118,8 @@ def read_language(file: Path, language: str, passage: str) -> LanguageFile:
             _add_paragraph(content, paragraph, f"{language}-{number:03}", passage)
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
-                f"{file}, paragraph {number}: {error} is missing; XQuAD-R is XQuAD with "
-                "sentence_breaks, from LAReQA's repository"
+                f"{file}, paragraph {number}: {error} is missing; LAReQA's repository has "
+                "the files with sentence_breaks"
             ) from error
         except ValueError as error:
             raise UserError(f"{file}, paragraph {number}: {error}") from error
@@ -127,9 +151,11 @@ def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet
     languages = tuple(contents)
     offsets = np.cumsum([0] + [len(content.passages) for content in contents.values()])
     answers: dict[str, list[int]] = {}
+    numbers: dict[str, int] = {}
     for offset, content in zip(offsets, contents.values()):
         for question_id, answer in zip(content.question_ids, content.answers):
             answers.setdefault(question_id, []).append(int(offset) + answer)
+            numbers.setdefault(question_id, len(numbers))
     widest = max(map(len, answers.values()))
     padded = {key: rows + [-1] * (widest - len(rows)) for key, rows in answers.items()}
     sides = [(number, content) for number, content in enumerate(contents.values())]
@@ -153,4 +179,5 @@ def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet
         relevant=np.array(
             [padded[key] for _, content in sides for key in content.question_ids], np.int64
         ),
+        question=np.array([numbers[key] for _, content in sides for key in content.question_ids]),
     )

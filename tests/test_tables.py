@@ -3,7 +3,8 @@
 import numpy as np
 
 from jaxir.retrieval.evaluation import SettingsReport
-from jaxir.training.results import draw_heat_map, figures, print_comparison, print_settings
+from jaxir.retrieval.plots import draw_heat_map
+from jaxir.retrieval.tables import figures, print_comparison, print_settings
 
 
 def _report(monolingual, cross_lingual=0.5, multilingual=0.4, distance=100.0):

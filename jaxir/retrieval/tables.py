@@ -1,22 +1,16 @@
-"""What a run shows at its end: a table, a JSON file, heat maps.
+"""Reports as tables on the terminal."""
 
-Dimension key: N languages.
-"""
-
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from jaxir.retrieval.evaluation import SettingsReport
+from jaxir.retrieval.retrieval_set import SETTINGS
+from jaxir.retrieval.significance import Comparison
 
-RESULTS_FILE = "results.json"
 # title, whether more is better, and where a report has it
 COLUMNS = (
     ("monolingual mAP", True, "monolingual", "map"),
@@ -24,15 +18,9 @@ COLUMNS = (
     ("multilingual mAP", True, "multilingual", "map"),
     ("rank distance", False, "multilingual", "rank_distance"),
 )
+LESS_IS_BETTER = ("rank_distance",)
 
 Report = Mapping[str, Any]  # a SettingsReport as JSON has it
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_suffix(".unfinished")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
 
 
 def figures(report: Report) -> list[float]:
@@ -85,30 +73,51 @@ def print_comparison(title: str, reports: Mapping[str, Sequence[Report]]) -> lis
     return ties
 
 
-def draw_heat_map(report: SettingsReport, path: Path) -> None:
-    """mAP by query language (rows) and passage language (columns), as a PNG."""
-    from matplotlib.figure import Figure
+def print_measures(
+    title: str, report: Report, intervals: Mapping[str, tuple[float, float]]
+) -> None:
+    """One line a measure, one column a setting, each figure with its confidence interval."""
+    settings = [setting for setting in SETTINGS if report[setting]]
+    table = Table(title=title, title_justify="left")
+    table.add_column("measure")
+    for setting in settings:
+        table.add_column(setting.replace("_", "-"), justify="right")
+    for name in dict.fromkeys(name for setting in settings for name in report[setting]):
+        cells = []
+        for setting in settings:
+            value = report[setting].get(name)
+            if value is None:
+                cells.append("-")
+                continue
+            low, high = intervals[f"{setting}/{name}"]
+            cells.append(f"{_text(value)} [dim]{_text(low)} to {_text(high)}[/dim]")
+        table.add_row(f"{name} {'↓' if name in LESS_IS_BETTER else '↑'}", *cells)
+    _print(table)
 
-    matrix: Float[np.ndarray, "N N"] = report.matrix["map"]
-    size = 2.4 + 0.55 * len(report.languages)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    highest = max(0.05, float(np.nanmax(matrix)))
-    image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=highest)
-    ticks = range(len(report.languages))
-    axes.set_xticks(ticks, report.languages)
-    axes.set_yticks(ticks, report.languages)
-    axes.set_xlabel("passage language")
-    axes.set_ylabel("query language")
-    axes.set_title(f"mAP, {report.name}")
-    for (row, column), value in np.ndenumerate(matrix):
-        if not math.isnan(value):
-            color = "black" if value > highest / 2 else "white"
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
-            )
-    figure.colorbar(image, ax=axes, label="mAP")
-    figure.savefig(path, dpi=120)
+
+def print_paired(
+    first: str, second: str, title: str, comparisons: Mapping[str, Comparison]
+) -> None:
+    """One line a figure of two models: both, the difference, and how likely chance explains it."""
+    table = Table(title=title, title_justify="left")
+    for name in ("setting", "measure"):
+        table.add_column(name)
+    for name in (first, second, "difference", "p"):
+        table.add_column(name, justify="right")
+    for key, one in comparisons.items():
+        setting, measure = key.split("/", 1)
+        better = one.difference * (-1 if measure in LESS_IS_BETTER else 1) > 0
+        p = "< 0.001" if one.p_value < 0.001 else f"{one.p_value:.3f}"
+        sure = one.p_value < 0.05
+        table.add_row(
+            setting.replace("_", "-"),
+            f"{measure} {'↓' if measure in LESS_IS_BETTER else '↑'}",
+            _bold(_text(one.first), sure and not better),
+            _bold(_text(one.second), sure and better),
+            f"{'+' if one.difference > 0 else ''}{_text(one.difference)}",
+            p,
+        )
+    _print(table)
 
 
 def _best(rows: list[list[float]]) -> list[float]:

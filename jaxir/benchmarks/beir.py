@@ -1,0 +1,53 @@
+"""A collection of one's own, in BEIR's files (arXiv 2104.08663).
+
+    corpus.jsonl    {"_id": ..., "title": ..., "text": ...}
+    queries.jsonl   {"_id": ..., "text": ...}
+    qrels/test.tsv  query-id, corpus-id, score
+
+A corpus or queries in several languages name each row's in `language`; queries that ask the same in
+different languages share a `question`. Each file may be gzipped.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxir.benchmarks.download import local_dataset
+from jaxir.benchmarks.judged import Text, json_rows, judged_set, passage_of, text_of
+from jaxir.errors import UserError
+from jaxir.retrieval.retrieval_set import RetrievalSet
+
+UNKNOWN_LANGUAGE = "und"  # ISO 639's code for it
+
+
+def read_beir(directory: str, split: str = "test", language: str = "") -> RetrievalSet:
+    """Read a folder, or a dataset of the hub, in BEIR's layout.
+
+    Args:
+        directory: the folder, or OWNER/NAME.
+        split: which judgements: `qrels/SPLIT.tsv`.
+        language: of rows that name none.
+
+    Raises:
+        UserError: names the file, line or id that is wrong.
+    """
+    folder = local_dataset(directory, ("corpus.jsonl*", "queries.jsonl*", "qrels/*.tsv"))
+    qrels = folder / "qrels" / f"{split}.tsv"
+    if not qrels.is_file():
+        there = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
+        raise UserError(f"{qrels}: no such file; --split takes one of: {there}")
+
+    def rows(stem: str, text: str) -> Iterator[Text]:
+        for where, row in json_rows([_file(folder, stem)]):
+            spoken = str(row.get("language") or language or UNKNOWN_LANGUAGE)
+            body = passage_of(row, where) if text == "passage" else text_of(row, "text", where)
+            question = str(row.get("question") or "")
+            yield Text(text_of(row, "_id", where), body, spoken, question)
+
+    return judged_set(folder.name, rows("queries", "query"), rows("corpus", "passage"), qrels)
+
+
+def _file(folder: Path, stem: str) -> Path:
+    for name in (f"{stem}.jsonl", f"{stem}.jsonl.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: {stem}.jsonl is missing; a collection needs it")

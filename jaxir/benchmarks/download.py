@@ -1,0 +1,128 @@
+"""Files of benchmarks from where they are published: whole or not at all, and only once."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from jaxir.errors import UserError
+
+XQUAD_R_URL = (
+    "https://raw.githubusercontent.com/google-research-datasets/lareqa/"
+    "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c/xquad-r/"
+)
+XQUAD_R_SHA256 = {
+    "ar.json": "c52922d3b8ac1ae03ed5ac38647ad59870dca3dda2beefe18ecdc30729acb69d",
+    "de.json": "16fb0f4bf4916154b585a20c24c66074591c9718a1affe764ff4697572328949",
+    "el.json": "163fd43ee785a30eb534ae2061e9eaa766a7ee4e8ffce5e4b422480c150f64b6",
+    "en.json": "7b0954f39297c27a31fef610f0883337dd2907fa8699151dc922afdd0fa12ffe",
+    "es.json": "f8e836b2d91009c4363e04315f7ede363eedbbb49c67dda60de6c4aa782f58de",
+    "hi.json": "ea45ba8ae4513d1533b222bebdc02a90bc319c055d3aeea68584a053d2e92872",
+    "ru.json": "7f4dff853538b9a5fcc28c070b8bb983a5c5d190ac747b8e005a1ada9cab18f1",
+    "th.json": "c3a041864c3a9fb0b4dd91cfdf99cf36b411b3e704c58a303c97bc6dc786cfe4",
+    "tr.json": "f3e8c13002bbce154a4578f535f7533cb70f3da08840e6b62735935baec7bd94",
+    "vi.json": "e35926bf5cc6fc6ecbdfca49467aabeb454f08d152d7818143a906bd31dde995",
+    "zh.json": "80c2cde7b9c2fb134c303cbb52f2ba396ead9eb0014aec43993543d2ba9e93ed",
+}
+TIMEOUT = 60  # seconds without a byte
+PIECE = 1 << 16
+MOST_BYTES = 1 << 28  # no file of these benchmarks is near that
+
+
+def cache_folder() -> Path:
+    """Where downloads and tokens are kept: $JAXIR_CACHE, or `jaxir` among the user's caches."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("JAXIR_CACHE") or Path(base) / "jaxir")
+
+
+def xquad_r_folder() -> Path:
+    """XQuAD-R's files, downloaded unless they are there already."""
+    folder = cache_folder() / "xquad-r"
+    download(XQUAD_R_URL, XQUAD_R_SHA256, folder)
+    return folder
+
+
+def download(url: str, sha256: Mapping[str, str], folder: Path) -> None:
+    """Fetch files that the folder lacks; one that broke off goes on where it stopped.
+
+    Args:
+        url: of the folder they are published in, ending in "/".
+        sha256: of each file, by name.
+        folder: where they are put.
+
+    Raises:
+        UserError: a file cannot be had, or is another than the published one.
+    """
+    missing = [name for name in sha256 if not (folder / name).exists()]
+    if not missing:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in tqdm(missing, desc=f"downloading to {folder}", unit=" files", disable=None):
+            _fetch(url + name, folder / name, sha256[name])
+    except OSError as error:  # urllib's are of this kind too
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise UserError(
+            f"{url}: cannot be downloaded ({reason}); the same command goes on with it, "
+            "and --directory reads a folder of yours"
+        ) from error
+
+
+def _fetch(url: str, path: Path, sha256: str) -> None:
+    part = path.with_name(path.name + ".part")
+    begin = part.stat().st_size if part.exists() else 0
+    try:
+        _append(url, part, begin)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing is left to send
+            raise
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise UserError(
+            f"{url}: SHA-256 {found[:16]}... instead of {sha256[:16]}...: the file was cut off or "
+            "changed on the way; the same command fetches it again"
+        )
+    part.replace(path)
+
+
+def _append(url: str, part: Path, begin: int) -> None:
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        resumed = response.status == 206
+        with part.open("ab" if resumed else "wb") as file:
+            while piece := response.read(PIECE):
+                file.write(piece)
+                if file.tell() > MOST_BYTES:
+                    raise UserError(f"{url}: over {MOST_BYTES:,} bytes; that is not the benchmark")
+
+
+def local_dataset(name: str, patterns: Sequence[str]) -> Path:
+    """The folder itself, or the one that the hub's dataset of that name was downloaded to.
+
+    Args:
+        name: a folder, or OWNER/NAME of a dataset on the hub.
+        patterns: which files of the dataset are needed.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.count("/") != 1 or name[:1] in ".~":
+        raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a dataset on the hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{name}: neither a folder here nor a dataset that the hub gives out ({reason})"
+        ) from error
+    return Path(found)

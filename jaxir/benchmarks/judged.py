@@ -1,0 +1,117 @@
+"""A retrieval task from a corpus, queries and judgements, as MIRACL and BEIR publish them.
+
+Passages are `title + text`. None is dropped because its id equals a query's. A passage without any
+text is kept, as the others of its collection meet it; a query without one is an error.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxir.data.files import lines_of, parse_json
+from jaxir.errors import UserError
+from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
+from jaxir.retrieval.trec import read_qrels
+
+
+@dataclass(frozen=True)
+class Text:
+    """A query or a passage as a file has it."""
+
+    id: str
+    text: str
+    language: str
+    question: str = ""  # what queries of the same question have in common; "": nothing
+
+
+def json_rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of JSON lines files, plain or gzipped, each after its place.
+
+    Raises:
+        UserError: names the file and the line that is no object, or the file that is cut off.
+    """
+    for file in files:
+        for where, line in lines_of(file):
+            row = parse_json(line, where)
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: not a JSON object")
+            yield where, row
+
+
+def text_of(row: dict[str, Any], name: str, where: str) -> str:
+    """A field that has to be a text.
+
+    Raises:
+        UserError: it is missing or something else.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {name!r} is missing or not a text")
+    return value
+
+
+def passage_of(row: dict[str, Any], where: str) -> str:
+    """Title and text of a passage, as the field's tools join them."""
+    title = row.get("title") or ""
+    return f"{title} {text_of(row, 'text', where)}".strip()
+
+
+def judged_set(
+    name: str, queries: Iterable[Text], passages: Iterable[Text], qrels: Path
+) -> RetrievalSet:
+    """A task of the queries that are judged; judgements of 0 or less say nothing.
+
+    Raises:
+        UserError: a judgement names a query or passage that is not there or twice; a judged query
+            is empty.
+    """
+    pool = list(passages)
+    place = {passage.id: number for number, passage in enumerate(pool)}
+    judged: dict[str, dict[int, int]] = {}
+    for query, passage, gain in read_qrels(qrels):
+        answers = judged.setdefault(query, {})
+        if passage not in place:
+            raise UserError(
+                f"{qrels}: query {query} has passage {passage!r} judged, which is not in the corpus"
+            )
+        if place[passage] in answers:
+            raise UserError(f"{qrels}: query {query} has passage {passage!r} judged twice")
+        if gain > 0:
+            answers[place[passage]] = gain
+    if not judged:
+        raise UserError(f"{qrels}: judges nothing")
+    asked = [query for query in queries if query.id in judged]
+    unknown = judged.keys() - {query.id for query in asked}
+    if unknown:
+        raise UserError(f"{qrels}: judges query {min(unknown)!r}, which is not among the queries")
+    for query in asked:
+        if not query.text.strip():
+            raise UserError(f"{name}: query {query.id!r} is empty")
+    widest = max(1, *(len(answers) for answers in judged.values()))
+    relevant, gains = np.full((len(asked), widest), -1), np.zeros((len(asked), widest), np.int64)
+    for row, query in enumerate(asked):
+        answers = judged[query.id]
+        relevant[row, : len(answers)] = list(answers)
+        gains[row, : len(answers)] = list(answers.values())
+    languages = tuple(sorted({text.language for text in (*asked, *pool)}))
+    number = {language: index for index, language in enumerate(languages)}
+    # a query without a question that others share asks one of its own
+    questions = [(query.question, "" if query.question else query.id) for query in asked]
+    numbers = {question: index for index, question in enumerate(dict.fromkeys(questions))}
+    return RetrievalSet(
+        name=name,
+        languages=languages,
+        queries=[query.text for query in asked],
+        query_ids=[query.id for query in asked],
+        query_language=np.array([number[query.language] for query in asked]),
+        passages=[passage.text for passage in pool],
+        passage_ids=[passage.id for passage in pool],
+        passage_language=np.array([number[passage.language] for passage in pool]),
+        relevant=relevant,
+        gains=gains,
+        question=np.array([numbers[question] for question in questions]),
+        settings=SETTINGS if len(languages) > 1 else SETTINGS[:1],
+    )

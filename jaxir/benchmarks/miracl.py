@@ -1,0 +1,124 @@
+"""MIRACL: passages of Wikipedia that answer a question in the same language (arXiv 2210.09984).
+
+Monolingual, a language at a time, on the development set. The folder holds what the hub's
+`miracl/miracl` and `miracl/miracl-corpus` hold:
+
+    miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv   id, question
+    miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv     id, Q0, passage, relevance
+    miracl-corpus-v1.0-sw/docs-0.jsonl.gz ...             {"docid", "title", "text"}
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxir.benchmarks.download import local_dataset
+from jaxir.benchmarks.judged import Text, json_rows, judged_set, passage_of, text_of
+from jaxir.data.files import lines_of
+from jaxir.errors import UserError
+from jaxir.retrieval.retrieval_set import RetrievalSet
+
+# questions of the development set and passages, from the paper's table 2 and the project's README
+MIRACL = {
+    "ar": (2_896, 2_061_414),
+    "bn": (411, 297_265),
+    "de": (305, 15_866_222),
+    "en": (799, 32_893_221),
+    "es": (648, 10_373_953),
+    "fa": (632, 2_207_172),
+    "fi": (1_271, 1_883_509),
+    "fr": (343, 14_636_953),
+    "hi": (350, 506_264),
+    "id": (960, 1_446_315),
+    "ja": (860, 6_953_614),
+    "ko": (213, 1_486_752),
+    "ru": (1_252, 9_543_918),
+    "sw": (482, 131_924),
+    "te": (828, 518_079),
+    "th": (733, 542_166),
+    "yo": (119, 49_043),
+    "zh": (393, 4_934_368),
+}
+TOPICS, CORPUS = "miracl/miracl", "miracl/miracl-corpus"  # on the hub
+
+
+def read_miracl(
+    directory: str = "", languages: Sequence[str] = (), split: str = "dev", whole: bool = True
+) -> Iterator[RetrievalSet]:
+    """Read one language after the other, so that only one is in memory.
+
+    Args:
+        directory: the folder; "": downloaded from the hub.
+        languages: their codes; none: all that have the split.
+        split: of topics and judgements.
+        whole: the published counts are asked for (of "dev"; other splits have the passages').
+
+    Raises:
+        UserError: names the language, file or line that is missing or wrong.
+    """
+    unknown = [language for language in languages if language not in MIRACL]
+    if unknown:
+        raise UserError(f"MIRACL has no language {unknown[0]!r}; it has {', '.join(MIRACL)}")
+    for language in languages or MIRACL:
+        topics = _folder(directory, TOPICS, f"miracl-v1.0-{language}")
+        corpus = _folder(directory, CORPUS, f"miracl-corpus-v1.0-{language}")
+        yield _read_language(topics, corpus, language, split, whole)
+
+
+def _folder(directory: str, hub_name: str, name: str) -> Path:
+    folder = local_dataset(directory or hub_name, (f"{name}/*",)) / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; MIRACL has it in {hub_name}")
+    return folder
+
+
+def _read_language(
+    topics: Path, corpus: Path, language: str, split: str, whole: bool
+) -> RetrievalSet:
+    stem = f"miracl-v1.0-{language}-{split}.tsv"
+    shards = sorted(corpus.glob("docs-*.jsonl*"), key=_shard_number)
+    for file in (topics / "topics" / f"topics.{stem}", topics / "qrels" / f"qrels.{stem}"):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+    for number, shard in enumerate(shards):
+        if _shard_number(shard) != number:
+            raise UserError(f"{corpus}: docs-{number} is missing")
+    if not shards:
+        raise UserError(f"{corpus}: holds no docs-0.jsonl.gz")
+
+    def passages() -> Iterator[Text]:
+        for where, row in json_rows(shards):
+            yield Text(text_of(row, "docid", where), passage_of(row, where), language)
+
+    name = f"MIRACL {language}" + ("" if split == "dev" else f" {split}")
+    task = judged_set(
+        name if whole else f"{name} (partial)",
+        _topics(topics / "topics" / f"topics.{stem}", language),
+        passages(),
+        topics / "qrels" / f"qrels.{stem}",
+    )
+    published = MIRACL[language]
+    if whole and len(task.passages) != published[1]:
+        raise UserError(
+            f"{corpus}: {len(task.passages):,} passages, but MIRACL has {published[1]:,}: it is "
+            "not whole (--allow_partial reads it as a part)"
+        )
+    if whole and split == "dev" and len(task.queries) != published[0]:
+        raise UserError(
+            f"{topics}: {len(task.queries):,} judged questions, but MIRACL has {published[0]:,}: "
+            "it is not whole (--allow_partial reads it as a part)"
+        )
+    return task
+
+
+def _topics(file: Path, language: str) -> Iterator[Text]:
+    for where, line in lines_of(file):
+        fields = line.rstrip("\r\n").split("\t")
+        if len(fields) != 2:
+            raise UserError(f"{where}: {len(fields)} columns; an id and a question are needed")
+        yield Text(fields[0], fields[1], language)
+
+
+def _shard_number(file: Path) -> int:
+    number = re.match(r"docs-(\d+)\.", file.name)
+    return int(number[1]) if number else -1

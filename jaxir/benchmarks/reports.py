@@ -1,0 +1,303 @@
+"""A model's report on a benchmark: made, written, read again and compared."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxir
+from jaxir.benchmarks.download import cache_folder
+from jaxir.benchmarks.run import Benchmark, Result, read_benchmark, run_benchmark
+from jaxir.errors import UserError
+from jaxir.retrieval import plots
+from jaxir.retrieval.evaluation import QueryValues, plain
+from jaxir.retrieval.measuring import Ranking, Run
+from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
+from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
+from jaxir.retrieval.tables import print_measures, print_paired, print_settings
+from jaxir.retrieval.text_encoder import TextEncoder, make_text_encoder
+from jaxir.retrieval.topk import DTYPES, data_mesh
+from jaxir.retrieval.trec import write_qrels, write_run
+from jaxir.training.trained import TrainedModel, read_trained
+from jaxir.whole_files import write_json, writing
+
+REPORT, VALUES = "report.json", "values.npz"
+FILES = (REPORT, VALUES, "run.*.trec", "qrels.*.trec", "*.png")
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
+
+
+def evaluate(
+    model: str,
+    benchmark: Benchmark,
+    output: Path,
+    ranking: Ranking,
+    *,
+    query_prefix: str | None,
+    passage_prefix: str | None,
+    max_query_tokens: int | None,
+    max_passage_tokens: int | None,
+    batch_size: int,
+    compute_dtype: str,
+    runs: tuple[str, ...],
+    with_bm25: bool,
+    resamples: int,
+) -> None:
+    """Measure a model, print the tables and write the report; None leaves it to the model.
+
+    Raises:
+        UserError: one line; what was written before `report.json`, the last file, counts nothing.
+    """
+    began = time.perf_counter()
+    _check(ranking, compute_dtype, runs)
+    tasks = read_benchmark(benchmark)
+    trained = read_trained(model)
+    trained = _with(
+        trained,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        max_query_tokens=max_query_tokens,
+        max_passage_tokens=max_passage_tokens,
+    )
+    trained.config.compute_dtype = compute_dtype
+    _claim(output)
+    with jax.set_mesh(data_mesh()):
+        encoder = _encoder(trained, batch_size)
+        loading = time.perf_counter() - began
+        result = run_benchmark(
+            encoder, model, tasks, ranking, with_bm25=with_bm25, cache=cache_folder() / "tokens"
+        )
+    result.seconds = {"loading": loading} | result.seconds
+    report = _report(model, trained, benchmark, ranking, batch_size, result, resamples)
+    report["seconds"]["all"] = time.perf_counter() - began
+    _write(output, model, report, result, runs)
+    _print(model, report, output)
+
+
+def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
+    ranking.check()
+    for name, value, allowed in (
+        ("compute_dtype", compute_dtype, ("float32", "bfloat16")),
+        ("index_dtype", ranking.dtype, DTYPES),
+        *(("runs", run, SETTINGS) for run in runs),
+    ):
+        if value not in allowed:
+            raise UserError(f"--{name} {value}: must be one of {', '.join(allowed)}")
+    if "cross_lingual" in runs and not ranking.depth:
+        raise UserError("--runs cross_lingual: needs --depth, the places kept of each language")
+
+
+def _with(trained: TrainedModel, **wanted: Any) -> TrainedModel:
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return dataclasses.replace(trained, **given)
+
+
+def _encoder(trained: TrainedModel, batch_size: int) -> TextEncoder:
+    return make_text_encoder(
+        trained.config,
+        trained.params,
+        trained.tokenizer,
+        query_prefix=trained.query_prefix,
+        passage_prefix=trained.passage_prefix,
+        max_query_tokens=trained.max_query_tokens,
+        max_passage_tokens=trained.max_passage_tokens,
+        batch_size=batch_size,
+    )
+
+
+def _claim(output: Path) -> None:
+    """A folder for the report; an earlier one goes first, so that nothing of it remains."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        earlier = [file for pattern in FILES for file in output.glob(pattern)]
+        if len(earlier) < len(list(output.iterdir())):
+            raise UserError(f"--output {output}: holds something else; name another folder")
+        for file in sorted(earlier, key=lambda file: file.name != REPORT):
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+
+
+def _report(
+    model: str,
+    trained: TrainedModel,
+    benchmark: Benchmark,
+    ranking: Ranking,
+    batch_size: int,
+    result: Result,
+    resamples: int,
+) -> dict[str, Any]:
+    """Everything that is needed to do it again."""
+    figures = result.systems[model]
+    began = time.perf_counter()
+    intervals = confidence_intervals(figures.values.totals(), resamples)
+    seconds = result.seconds | {"confidence intervals": time.perf_counter() - began}
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(trained.params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    texts = {
+        name: getattr(trained, name)
+        for name in ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
+    }
+    return {
+        "command": [f"python -m {jaxir.__name__}.evaluate", *sys.argv[1:]],
+        "jaxir": jaxir.__version__,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "model": {"name": model, "sha256": digest.hexdigest()}
+        | texts
+        | {"batch_size": batch_size, "shape": dataclasses.asdict(trained.config)},
+        "benchmark": dataclasses.asdict(benchmark),
+        "fingerprint": result.fingerprint,
+        "queries_without_answer": result.unanswered,
+        "empty_passages": result.empty_passages,
+        "ranking": dataclasses.asdict(ranking),
+        "resamples": resamples,
+        "systems": {name: one.to_dict() for name, one in result.systems.items()},
+        "intervals": plain(intervals),
+        "language_shares": {str(k): plain(share) for k, share in result.shares.items()},
+        "pool_shares": plain(result.pool),
+        "seconds": seconds,
+    }
+
+
+def _write(
+    output: Path, model: str, report: dict[str, Any], result: Result, runs: tuple[str, ...]
+) -> None:
+    tag = Path(model).name or "jaxir"
+    files: dict[str, tuple[RetrievalSet, list[Run]]] = {}
+    apart = len({id(task) for task, _ in result.runs}) > 1
+    for task, run in result.runs:
+        if run.setting in runs:
+            # a query has a ranking for each language of passages, but a run file takes only one
+            language = apart or run.setting == "cross_lingual"
+            name = f"{run.setting}.{task.languages[run.language]}" if language else run.setting
+            files.setdefault(name, (task, []))[1].append(run)
+    for name, (task, some) in files.items():
+        write_run(output / f"run.{name}.trec", task, some, tag)
+        write_qrels(output / f"qrels.{name}.trec", task, some)
+    figures = result.systems[model]
+    write_values(output / VALUES, figures.values)
+    title = f"{tag} on {figures.name}"
+    if len(figures.languages) > 1 and "cross_lingual" in figures.values.settings:
+        plots.draw_heat_map(figures, output / "heat_map.png")
+    if "rank_distance" in figures.multilingual:
+        distances = {
+            (tag if name == model else name): one.pool["rank_distance"]
+            for name, one in result.systems.items()
+        }
+        path = output / "rank_distance.png"
+        plots.draw_rank_distances(figures.languages, distances, title, path)
+    for k, shares in result.shares.items():
+        path = output / f"language_shares_{k}.png"
+        plots.draw_language_shares(
+            figures.languages, shares, result.pool, f"{title}: the first {k} places", path
+        )
+    # last: a folder without it holds no report
+    write_json(output / REPORT, report)
+
+
+def _print(model: str, report: dict[str, Any], output: Path) -> None:
+    systems = report["systems"]
+    figures = systems[model]
+    size = f"{figures['queries']:,} queries, {figures['passages']:,} passages"
+    print_settings(f"{figures['name']}: {size}", systems)
+    intervals = {
+        name: tuple(np.nan if end is None else end for end in ends)
+        for name, ends in report["intervals"].items()
+    }
+    level = f"95 % intervals of {report['resamples']:,} bootstrap samples"
+    print_measures(f"{model}: {level}", figures, intervals)
+    notes = []
+    if report["ranking"]["approximate_recall"] is not None:
+        notes.append(f"approximate search, recall {report['ranking']['approximate_recall']}")
+    if report["ranking"]["dtype"] != "float32":
+        notes.append(f"passages in {report['ranking']['dtype']}")
+    if report["ranking"]["depth"]:
+        notes.append(f"ranked to place {report['ranking']['depth']:,} only")
+    if report["queries_without_answer"]:
+        notes.append(
+            f"{report['queries_without_answer']} queries without a right answer do not count"
+        )
+    if report["empty_passages"]:
+        notes.append(f"{report['empty_passages']} passages are empty")
+    parts = report["seconds"]
+    notes.append(f"encoding {parts['encoding']:,.0f} s of {parts['all']:,.0f} s")
+    print("; ".join(notes))
+    print(f"{output / REPORT}, run and qrels files and pictures beside it")
+
+
+def write_values(path: Path, values: QueryValues) -> None:
+    """Every measure of every query, as NumPy arrays."""
+    arrays = {f"by_language/{name}": one for name, one in values.by_language.items()}
+    arrays |= {f"in_pool/{name}": one for name, one in values.in_pool.items()}
+    with writing(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            query_language=values.query_language,
+            question=values.question,
+            languages=np.array(values.languages),
+            settings=np.array(values.settings),
+            **arrays,
+        )
+
+
+def read_values(path: Path) -> QueryValues:
+    """What `write_values` has written.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        fields = {"by_language": {}, "in_pool": {}}
+        for name, values in arrays.items():
+            kind, _, measure = name.partition("/")
+            if measure:
+                fields[kind][measure] = values
+        return QueryValues(
+            languages=tuple(arrays["languages"].tolist()),
+            settings=tuple(arrays["settings"].tolist()),
+            query_language=arrays["query_language"],
+            question=arrays["question"],
+            **fields,
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
+
+
+def compare_reports(first: Path, second: Path) -> dict[str, Comparison]:
+    """Print two reports side by side, with p values.
+
+    Raises:
+        UserError: a folder holds no report, or they are of different tasks.
+    """
+    reports = [_read_report(folder) for folder in (first, second)]
+    if reports[0]["fingerprint"] != reports[1]["fingerprint"]:
+        names = [next(iter(one["systems"].values()))["name"] for one in reports]
+        raise UserError(
+            f"{first} is of {names[0]} and {second} of {names[1]}: their queries, passages or "
+            "judgements differ, so they cannot be compared"
+        )
+    found = compare(read_values(first / VALUES), read_values(second / VALUES))
+    one, other = (str(folder) for folder in (first, second))
+    title = f"{next(iter(reports[0]['systems'].values()))['name']}: paired randomisation test"
+    print_paired(one, other, title, found)
+    return found
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return {name: report[name] for name in ("fingerprint", "systems")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: holds no {REPORT} of jaxir.evaluate ({error})") from error

@@ -1,0 +1,175 @@
+"""A benchmark from its files to its figures.
+
+Dimension key: N languages.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxir.benchmarks.beir import read_beir
+from jaxir.benchmarks.bm25 import bm25
+from jaxir.benchmarks.cldr import cldr_retrieval_set
+from jaxir.benchmarks.download import xquad_r_folder
+from jaxir.benchmarks.lareqa import read_mlqa_r, read_xquad_r
+from jaxir.benchmarks.miracl import read_miracl
+from jaxir.errors import UserError
+from jaxir.retrieval.evaluation import SettingsReport
+from jaxir.retrieval.measuring import Ranking, Run, join, measure
+from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.retrieval.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is to be read."""
+
+    name: str  # of BENCHMARKS, or a folder or hub name in BEIR's layout
+    directory: str = ""  # where it lies; "": downloaded
+    languages: tuple[str, ...] = ()  # none: all
+    split: str = ""  # "": the one that is usually reported
+    passage: str = "sentence"  # of XQuAD-R and MLQA-R: or "sentence_with_paragraph"
+    allow_partial: bool = False  # less than the published counts will do, and is called a part
+
+
+def _xquad_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+    folder = benchmark.directory or xquad_r_folder()
+    yield read_xquad_r(folder, benchmark.passage, not benchmark.allow_partial)
+
+
+def _mlqa_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+    if not benchmark.directory:
+        raise UserError("--directory is missing: where MLQA-R's ar.json ... zh.json lie")
+    yield read_mlqa_r(benchmark.directory, benchmark.passage, not benchmark.allow_partial)
+
+
+def _miracl(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+    whole = not benchmark.allow_partial
+    split = benchmark.split or "dev"
+    return read_miracl(benchmark.directory, benchmark.languages, split, whole)
+
+
+def _cldr(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+    yield cldr_retrieval_set(benchmark.languages)
+
+
+BENCHMARKS: dict[str, Callable[[Benchmark], Iterator[RetrievalSet]]] = {
+    "xquad_r": _xquad_r,
+    "mlqa_r": _mlqa_r,
+    "miracl": _miracl,
+    "cldr": _cldr,
+}
+
+
+def read_benchmark(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+    """The benchmark's tasks: one, or one a language where each has a collection of its own.
+
+    Raises:
+        UserError: names what is missing, wrong, or not the whole.
+    """
+    if benchmark.name in BENCHMARKS:
+        return BENCHMARKS[benchmark.name](benchmark)
+    if not (Path(benchmark.name).is_dir() or benchmark.name.count("/") == 1):
+        raise UserError(
+            f"--benchmark {benchmark.name}: one of {', '.join(BENCHMARKS)}, or a folder with "
+            "corpus.jsonl, queries.jsonl and qrels/"
+        )
+    if len(benchmark.languages) > 1:
+        raise UserError("--languages: a collection of files names each row's `language` itself")
+    language = "".join(benchmark.languages)
+    return iter([read_beir(benchmark.name, benchmark.split or "test", language)])
+
+
+@dataclass(eq=False)
+class Result:
+    """A model's figures on a benchmark, beside BM25's, and its rankings."""
+
+    systems: dict[str, SettingsReport]
+    runs: list[tuple[RetrievalSet, Run]] = field(default_factory=list)
+    shares: dict[int, Float[np.ndarray, "N N"]] = field(default_factory=dict)
+    pool: Float[np.ndarray, "N"] | None = None  # share of each language in it
+    empty_passages: int = 0
+    unanswered: int = 0  # queries without a right answer, which count nowhere
+    fingerprint: str = ""  # of ids and judgements: equal where results can be compared
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_benchmark(
+    encoder: TextEncoder,
+    name: str,
+    tasks: Iterable[RetrievalSet],
+    ranking: Ranking,
+    *,
+    with_bm25: bool,
+    cache: Path,
+) -> Result:
+    """Encode, rank and measure every task, and join those that have languages of their own.
+
+    Args:
+        encoder: the model.
+        name: what it is called.
+        tasks: of `read_benchmark`.
+        ranking: how.
+        with_bm25: measure BM25 too.
+        cache: where token ids are kept.
+
+    Raises:
+        UserError: an embedding is not finite, or the parts do not fit together.
+    """
+    reports: dict[str, list[SettingsReport]] = {}
+    result = Result({})
+    digest = hashlib.sha256()
+    timed = partial(_timed, result.seconds)
+    remaining = iter(tasks)
+    while True:
+        with timed("reading"):
+            task = next(remaining, None)
+        if task is None:
+            break
+        with timed("encoding"):
+            queries = encoder.queries(task.queries, cache, f"{task.name}: queries")
+            passages = encoder.passages(task.passages, cache, f"{task.name}: passages")
+        with timed("ranking and measuring"):
+            measured = measure(queries, passages, task, ranking)
+        reports.setdefault(name, []).append(measured.report)
+        if with_bm25:
+            with timed("BM25"):
+                reports.setdefault("BM25", []).append(bm25(task, depth=ranking.depth))
+        digest.update(_fingerprint(task))
+        result.empty_passages += sum(not text.strip() for text in task.passages)
+        result.unanswered += int((task.gains == 0).all(axis=1).sum())
+        result.shares = measured.shares
+        counts = np.bincount(task.passage_language, minlength=len(task.languages))
+        result.pool = counts / counts.sum()
+        # texts are of no use to a run file, and may be many
+        slim = dataclasses.replace(task, queries=task.query_ids, passages=task.passage_ids)
+        result.runs.extend((slim, run) for run in measured.runs)
+    title = reports[name][0].name if len(reports[name]) == 1 else reports[name][0].name.split()[0]
+    result.systems = {system: join(many, title) for system, many in reports.items()}
+    result.fingerprint = digest.hexdigest()
+    return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add what the part takes."""
+    began = time.perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def _fingerprint(task: RetrievalSet) -> bytes:
+    digest = hashlib.sha256()
+    for ids in (task.query_ids, task.passage_ids):
+        digest.update("\n".join(ids).encode() + b"\0")
+    digest.update(np.asarray(task.relevant, np.int64).tobytes())
+    digest.update(np.asarray(task.gains, np.int64).tobytes())
+    return digest.digest()

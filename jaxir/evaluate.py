@@ -1,0 +1,116 @@
+"""Measure a model on a benchmark, in every setting, with its language bias.
+
+    python -m jaxir.evaluate --model MODEL --benchmark xquad_r --output DIR
+    python -m jaxir.evaluate --compare DIR OTHER_DIR
+
+MODEL is the workdir of a run, a transformers or sentence-transformers folder, or a name on the
+hub. The benchmark is xquad_r (downloads itself), mlqa_r, miracl, cldr, or a folder with
+corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. DIR gets report.json, values.npz (every measure of
+every query), TREC run and qrels files, and pictures. --compare puts two such folders side by side,
+with the probability that chance alone explains the difference.
+
+Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jaxir import command_line
+from jaxir.errors import UserError
+
+
+def _define(values: flags.FlagValues) -> None:
+    def string(name: str, default: str | None, text: str) -> None:
+        flags.DEFINE_string(name, default, text, flag_values=values)
+
+    def integer(name: str, default: int | None, text: str, lowest: int = 1) -> None:
+        flags.DEFINE_integer(name, default, text, lowest, flag_values=values)
+
+    string("model", None, "workdir, folder or hub name")
+    string("benchmark", None, "xquad_r, mlqa_r, miracl, cldr, or a folder in BEIR's layout")
+    string("output", None, "folder for the report")
+    string("directory", "", "where the benchmark's files lie (default: downloaded)")
+    flags.DEFINE_list("languages", [], "of miracl, or of the rows of a folder", flag_values=values)
+    string("split", "", "which judgements (default: miracl's dev, a folder's test)")
+    string("passage", "sentence", "of xquad_r and mlqa_r: sentence or sentence_with_paragraph")
+    flags.DEFINE_bool(
+        "allow_partial", False, "less than the published counts will do", flag_values=values
+    )
+    string("query_prefix", None, "before each query (default: the model's)")
+    string("passage_prefix", None, "before each passage (default: the model's)")
+    integer("max_query_tokens", None, "longer queries are cut (default: the model's)", 3)
+    integer("max_passage_tokens", None, "longer passages are cut (default: the model's)", 3)
+    integer("batch_size", 64, "texts encoded at a time")
+    string("compute_dtype", "float32", "float32 or bfloat16")
+    integer("depth", 0, "rank that many places only, for large collections; 0: all", 0)
+    integer("run_depth", 100, "places in run files, and of the bias of the first places")
+    string("index_dtype", "float32", "of the passages: float32, bfloat16 or int8")
+    flags.DEFINE_float(
+        "approximate_recall", None, "search approximately, with this recall", flag_values=values
+    )
+    flags.DEFINE_list(
+        "runs",
+        ["monolingual", "multilingual"],
+        "settings to write run files of",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("bm25", True, "measure BM25 too", flag_values=values)
+    integer("resamples", 1_000, "of the bootstrap")
+    string("compare", None, "DIR OTHER_DIR: compare two reports")
+
+
+def main(argv: list[str]) -> int | None:
+    """Read the command line, then evaluate or compare."""
+    values = flags.FlagValues()
+    _define(values)
+    words = command_line.parse(argv, values, str(__doc__), words=1)
+    if words is None:
+        return 0
+    if values.compare is not None:
+        if len(words) != 1:
+            raise UserError("--compare: name two folders, --compare DIR OTHER_DIR")
+        from jaxir.benchmarks.reports import compare_reports
+
+        compare_reports(Path(values.compare), Path(words[0]))
+        return 0
+    if words:
+        raise UserError(f"{words[0]!r}: not a flag; see --help")
+    for name in ("model", "benchmark", "output"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
+    # these take seconds to import, and neither help nor a misspelt flag should wait for them
+    from jaxir.benchmarks.reports import evaluate
+    from jaxir.benchmarks.run import Benchmark
+    from jaxir.retrieval.measuring import Ranking
+
+    benchmark = Benchmark(
+        values.benchmark,
+        values.directory,
+        tuple(values.languages),
+        values.split,
+        values.passage,
+        values.allow_partial,
+    )
+    ranking = Ranking(values.depth, values.run_depth, values.index_dtype, values.approximate_recall)
+    command_line.log_to_stderr()
+    evaluate(
+        values.model,
+        benchmark,
+        Path(values.output),
+        ranking,
+        query_prefix=values.query_prefix,
+        passage_prefix=values.passage_prefix,
+        max_query_tokens=values.max_query_tokens,
+        max_passage_tokens=values.max_passage_tokens,
+        batch_size=values.batch_size,
+        compute_dtype=values.compute_dtype,
+        runs=tuple(values.runs),
+        with_bm25=values.bm25,
+        resamples=values.resamples,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

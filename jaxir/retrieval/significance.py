@@ -1,0 +1,139 @@
+"""How far chance alone may move a figure, and whether it explains the difference of two models.
+
+Dimension key: Q queries, U questions, B draws.
+
+What is drawn is questions: the queries that ask one thing in several languages are no independent
+witnesses, so they are drawn together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxir.retrieval.evaluation import QueryValues, Totals
+
+RESAMPLES = 1_000
+PERMUTATIONS = 10_000
+DRAWS_AT_ONCE = 500  # bounds the memory
+
+
+def confidence_intervals(
+    totals: Mapping[str, Totals], resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap over questions (Efron & Tibshirani 1993, 13.3).
+
+    Args:
+        totals: of `QueryValues.totals`, by "setting/measure".
+        resamples: how often as many questions are drawn, with replacement.
+        seed: of the draws.
+        level: the intervals are to hold the true figure with this probability.
+
+    Returns:
+        The lower and upper end by "setting/measure"; NaN where no query counts.
+    """
+    questions = len(next(iter(totals.values())).sums)
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in totals}
+    rng = np.random.default_rng(seed)
+    for first in range(0, resamples, DRAWS_AT_ONCE):
+        number = min(DRAWS_AT_ONCE, resamples - first)
+        chosen = rng.integers(0, questions, (number, questions))
+        chosen += np.arange(number)[:, None] * questions
+        drawn = np.bincount(chosen.reshape(-1), minlength=number * questions)
+        weights = drawn.reshape(number, questions).astype(float)
+        for name, one in totals.items():
+            draws[name].append(one.figure(weights))
+    ends = (50 * (1 - level), 50 * (1 + level))
+    return {name: _percentiles(np.concatenate(many), ends) for name, many in draws.items()}
+
+
+def _percentiles(values: Float[np.ndarray, "B"], ends: tuple[float, float]) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return (np.nan, np.nan)
+    low, high = np.percentile(known, ends)
+    return (float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two models on the same queries."""
+
+    first: float
+    second: float
+    p_value: float
+
+    @property
+    def difference(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+
+def compare(
+    first: QueryValues, second: QueryValues, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict[str, Comparison]:
+    """Paired randomisation test by question (Smucker, Allan & Carterette, CIKM 2007).
+
+    If the models were alike, each question's values might as well have come from the other: the p
+    value is the share of random exchanges that give a difference at least as large, either way.
+
+    Args:
+        first: of one model.
+        second: of the other, on the same queries.
+        permutations: how many exchanges are tried.
+        seed: of the exchanges.
+
+    Returns:
+        By "setting/measure", for the measures that both have; queries that count for one only are
+        left out.
+    """
+    pairs = _paired(first, second)
+    questions = len(next(iter(pairs.values()))[0].sums)
+    contributions = np.stack([_contributions(*pair) for pair in pairs.values()], axis=1)
+    observed = contributions.sum(axis=0)
+    # what rounding alone may move
+    slack = 1e-12 * np.maximum(np.abs(contributions).sum(axis=0), 1e-300)
+    as_large = np.zeros(len(pairs))
+    rng = np.random.default_rng(seed)
+    for start in range(0, permutations, DRAWS_AT_ONCE):
+        number = min(DRAWS_AT_ONCE, permutations - start)
+        signs = rng.integers(0, 2, (number, questions)) * 2.0 - 1
+        as_large += (np.abs(signs @ contributions) >= np.abs(observed) - slack).sum(axis=0)
+    p_values = (1 + as_large) / (1 + permutations)
+    return {
+        name: Comparison(float(one.figure()), float(other.figure()), float(p))
+        for (name, (one, other)), p in zip(pairs.items(), p_values)
+    }
+
+
+def _paired(first: QueryValues, second: QueryValues) -> dict[str, tuple[Totals, Totals]]:
+    """Totals of both over the queries that count for both."""
+
+    def masked(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: np.where(np.isnan(other[name]), np.nan, one[name])
+            for name in one
+            if name in other
+        }
+
+    def totals(one: QueryValues, other: QueryValues) -> dict[str, Totals]:
+        return QueryValues(
+            one.languages,
+            one.settings,
+            one.query_language,
+            one.question,
+            masked(one.by_language, other.by_language),
+            masked(one.in_pool, other.in_pool),
+        ).totals()
+
+    ours, theirs = totals(first, second), totals(second, first)
+    return {name: (ours[name], theirs[name]) for name in ours if ours[name].counts.any()}
+
+
+def _contributions(first: Totals, second: Totals) -> Float[np.ndarray, "U"]:
+    """What each question adds to the difference of the figures."""
+    counts = first.counts.sum(axis=0)
+    cells = counts > 0
+    shares = (second.sums - first.sums)[:, cells] / counts[cells]
+    return shares.sum(axis=1) / cells.sum()

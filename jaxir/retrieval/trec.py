@@ -1,0 +1,77 @@
+"""TREC's files: runs (what was ranked) and qrels (what is right), as trec_eval reads them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from jaxir.errors import UserError
+from jaxir.retrieval.measuring import Run
+from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.whole_files import writing
+
+
+def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag: str) -> None:
+    """Write `query Q0 passage rank score tag`, best first, whole or not at all.
+
+    Scores have the digits that tell every float32 from its neighbours, so that trec_eval sees the
+    same ties.
+
+    Raises:
+        UserError: an id holds white space, which the format cannot express.
+    """
+    _check_ids(path, retrieval_set)
+    queries, passages = retrieval_set.query_ids, retrieval_set.passage_ids
+    with writing(path) as file:
+        for run in runs:
+            for row, scores, places in zip(run.queries, *run.found):
+                ranked = zip(scores.tolist(), places.tolist())
+                for rank, (score, place) in enumerate(ranked, start=1):
+                    file.write(f"{queries[row]} Q0 {passages[place]} {rank} {score:.9g} {tag}\n")
+
+
+def write_qrels(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run]) -> None:
+    """Write `query 0 passage gain` of what was to be found in some runs, whole or not at all.
+
+    Raises:
+        UserError: an id holds white space.
+    """
+    _check_ids(path, retrieval_set)
+    queries, passages = retrieval_set.query_ids, retrieval_set.passage_ids
+    with writing(path) as file:
+        for run in runs:
+            for row in run.queries:
+                for place, gain in zip(retrieval_set.relevant[row], retrieval_set.gains[row]):
+                    language = retrieval_set.passage_language[place]
+                    if gain > 0 and run.language in (-1, language):
+                        file.write(f"{queries[row]} 0 {passages[place]} {gain}\n")
+
+
+def read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Query, passage and gain of each line, `query 0 passage gain` or BEIR's three columns.
+
+    Raises:
+        UserError: names the file and the line that is neither.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or (number == 1 and fields[-1] == "score"):  # BEIR's first line
+            continue
+        try:
+            query, *middle, passage, gain = fields
+            if len(middle) > 1:
+                raise ValueError(line)
+            yield query, passage, int(gain)
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: not a judgement; "
+                "`query 0 passage gain` or `query passage gain` is needed"
+            ) from None
+
+
+def _check_ids(path: Path, retrieval_set: RetrievalSet) -> None:
+    for one in (*retrieval_set.query_ids, *retrieval_set.passage_ids):
+        if len(one.split()) != 1:
+            raise UserError(f"{path}: the id {one!r} is empty or holds white space")

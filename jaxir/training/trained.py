@@ -1,0 +1,100 @@
+"""What a run has trained, read back from its workdir."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dacite
+import jax
+
+from jaxir.config import Config, DualEncoderConfig
+from jaxir.errors import UserError
+from jaxir.models.hf import read_model, read_tokenizer
+from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
+from jaxir.training.inputs import read_start
+from jaxir.training.step import init_state
+from jaxir.training.workdir import CONFIG_FILE
+
+
+def is_workdir(name: str) -> bool:
+    """Whether a folder is that of a run: it says by which config."""
+    path = Path(name) / CONFIG_FILE
+    try:
+        return path.exists() and {"steps", "hybrid"} <= json.loads(path.read_text()).keys()
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A dual encoder, its tokenizer, and how it wants its texts."""
+
+    config: DualEncoderConfig
+    params: Any
+    tokenizer: Any
+    query_prefix: str
+    passage_prefix: str
+    max_query_tokens: int  # with the special tokens
+    max_passage_tokens: int
+
+
+def read_trained(name: str) -> TrainedModel:
+    """Read a workdir, a transformers or sentence-transformers folder, or a model of the hub.
+
+    A finished run's workdir gives its export; one that is under way its best checkpoint, or the
+    newest where none has been evaluated.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or lacks its weights or its tokenizer.
+    """
+    if not is_workdir(name):
+        return _read_folder(name)
+    workdir = Path(name)
+    config = _read_config(workdir)
+    limits = (config.model.max_query_tokens, config.model.max_passage_tokens)
+    if (workdir / "export" / "modules.json").exists():
+        found = _read_folder(str(workdir / "export"))
+        return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
+    model, params, tokenizer = read_start(config, None, workdir)
+    config.model = model
+    params = _newest_params(config, workdir, params)
+    prefixes = model.query_prefix, model.passage_prefix
+    return TrainedModel(model, params, tokenizer, *prefixes, *limits)
+
+
+def _read_folder(name: str) -> TrainedModel:
+    model = read_model(name)
+    limits = (model.max_tokens, model.max_tokens)
+    prefixes = (model.query_prefix, model.passage_prefix)
+    return TrainedModel(model.config, model.params, read_tokenizer(name), *prefixes, *limits)
+
+
+def _read_config(workdir: Path) -> Config:
+    path = workdir / CONFIG_FILE
+    try:
+        fields = json.loads(path.read_text())
+        return dacite.from_dict(Config, fields, dacite.Config(cast=[tuple]))
+    except (ValueError, dacite.DaciteError) as error:
+        raise UserError(f"{path}: not a config of this version of jaxir ({error})") from error
+
+
+def _newest_params(config: Config, workdir: Path, start: Any) -> Any:
+    """Parameters of the best checkpoint, or of the newest where none has been evaluated."""
+    checkpoints = Checkpoints(
+        checkpoint_folder(config.checkpoint.directory, workdir),
+        config.checkpoint.keep,
+        config.evaluation.best,
+    )
+    abstract = jax.eval_shape(lambda: init_state(config, start))
+    try:
+        best = checkpoints.best_step()
+        if best is not None:
+            return checkpoints.restore(best, abstract)["params"]["model"]
+        newest = checkpoints.restore_latest(abstract)
+    finally:
+        checkpoints.close()
+    if newest is None:
+        raise UserError(f"{workdir}: this run has saved no checkpoint yet")
+    return newest[1]["params"]["model"]
