@@ -1,17 +1,30 @@
 """Measure how fast the parts are.
 
-    python -m jaxir.bench pipeline [--output FILE.json] [--rounds 5]
+    python -m jaxir.bench NAME [--output FILE.json] [--rounds 5]
 
 `pipeline`: from the token cache on disk to batches in memory, as training has them, on made-up
 texts of 64 + 256 tokens in nine languages: pairs a second, median and range over rounds.
+
+`search`: the first 100 of 500,000 passages of 384 numbers for 256 queries, on an index that stands
+on the device, in turns with the matrix product alone and, where `faiss-cpu` is installed, with
+`faiss.IndexFlatIP`: seconds, median and range over rounds, and whether the answers are the same.
+
+`search_disk`: the same of 5,000,000 passages in bfloat16 that are streamed from a file made for it
+(3.6 GiB in the folder for temporary files), with the most anonymous memory of the process.
 """
 
 import json
+import os
 import platform
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from jaxir import command_line
@@ -20,13 +33,12 @@ from jaxir.errors import UserError
 PAIRS = 1 << 15
 BATCH_SIZE = 2_048
 BATCHES = 40  # a round
+PASSAGES, PASSAGES_ON_DISK, WIDTH, QUERIES, K = 500_000, 5_000_000, 384, 256, 100
 LANGUAGES = ("ar", "de", "en", "es", "hi", "ru", "th", "tr", "zh")
 
 
 def pipeline(rounds: int) -> dict:
     """Pairs a second from memory-mapped tokens to batches of 64 + 256 tokens."""
-    import numpy as np
-
     from jaxir.config import HybridConfig
     from jaxir.data.collection import Collection
     from jaxir.data.hybrid import Hybrid
@@ -81,7 +93,138 @@ def pipeline(rounds: int) -> dict:
     }
 
 
-BENCHMARKS = {"pipeline": pipeline}
+def search(rounds: int) -> dict:
+    """Seconds of an exact search, beside those of the matrix product and of faiss."""
+    import jax
+
+    from jaxir.retrieval import topk
+
+    rng = np.random.default_rng(0)
+    passages, queries = (
+        _unit_rows(rng.standard_normal((rows, WIDTH), np.float32)) for rows in (PASSAGES, QUERIES)
+    )
+    placed = topk.place(topk.make_index(passages))
+    on_device = jax.device_put(queries), jax.device_put(passages)
+    product = jax.jit(lambda q, p: q @ p.T)
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        found["jaxir"] = topk.search(queries, placed, K).places
+
+    candidates: dict[str, Callable[[], object]] = {
+        "matrix product": lambda: jax.block_until_ready(product(*on_device)),
+        "jaxir": ours,
+    }
+    try:
+        import faiss
+    except ImportError:
+        print("faiss-cpu is not installed: not compared", file=sys.stderr)
+    else:
+        flat = faiss.IndexFlatIP(WIDTH)
+        flat.add(passages)
+
+        def theirs() -> None:
+            found["faiss"] = flat.search(queries, K)[1]
+
+        candidates["faiss"] = theirs
+    seconds = _in_turns(candidates, rounds)
+    median = {name: float(np.median(times)) for name, times in seconds.items()}
+    figures = {
+        "passages": PASSAGES,
+        "width": WIDTH,
+        "queries": QUERIES,
+        "k": K,
+        "seconds": {
+            name: {"median": median[name], "lowest": min(times), "highest": max(times)}
+            for name, times in seconds.items()
+        },
+        "times the matrix product": median["jaxir"] / median["matrix product"],
+    }
+    if "faiss" in found:
+        figures["times as fast as faiss"] = median["faiss"] / median["jaxir"]
+        scores = np.einsum("qd,qkd->qk", queries.astype(float), passages[found["jaxir"]])
+        others = np.einsum("qd,qkd->qk", queries.astype(float), passages[found["faiss"]])
+        # places may change where scores are nearer than float32 tells apart
+        figures["largest difference of scores at a place"] = float(np.abs(scores - others).max())
+    return figures
+
+
+def search_disk(rounds: int) -> dict:
+    """Seconds of a search that streams the index from disk, and the memory it takes."""
+    import ml_dtypes
+
+    from jaxir.retrieval import topk
+
+    rng = np.random.default_rng(0)
+    queries = _unit_rows(rng.standard_normal((QUERIES, WIDTH), np.float32))
+    shape, block = (PASSAGES_ON_DISK, WIDTH), PASSAGES_ON_DISK // 100
+    checked, best = queries[:4].astype(float), np.full((4, K), -np.inf)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index.bfloat16"
+        stored = np.memmap(path, ml_dtypes.bfloat16, "w+", shape=shape)
+        for first in range(0, PASSAGES_ON_DISK, block):
+            rows = _unit_rows(rng.standard_normal((block, WIDTH), np.float32))
+            stored[first : first + block] = rows.astype(ml_dtypes.bfloat16)
+            scores = checked @ np.asarray(stored[first : first + block], np.float32).T
+            best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :K]
+        stored.flush()
+        del stored
+        index = topk.Index(np.memmap(path, ml_dtypes.bfloat16, "r", shape=shape))
+        with _anonymous_memory() as memory:
+            times = []
+            for _ in range(rounds):
+                began = time.perf_counter()
+                found = topk.search(queries, index, K)
+                times.append(time.perf_counter() - began)
+    return {
+        "passages": PASSAGES_ON_DISK,
+        "width": WIDTH,
+        "queries": QUERIES,
+        "k": K,
+        "seconds": {"median": float(np.median(times)), "lowest": min(times), "highest": max(times)},
+        "most anonymous memory, GiB": memory["most"] / 2**30,
+        "file, GiB": PASSAGES_ON_DISK * WIDTH * 2 / 2**30,
+        "largest difference of scores at a place": float(np.abs(found.scores[:4] - best).max()),
+    }
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _in_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, called in turns, so that what else the machine does meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, call in candidates.items():
+            began = time.perf_counter()
+            call()
+            if number:  # the first round compiles
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+@contextmanager
+def _anonymous_memory() -> Iterator[dict[str, int]]:
+    """The most bytes, while it lasts, that are in memory and in no file (RssAnon)."""
+    memory, done = {"most": 0}, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    memory["most"] = max(memory["most"], int(line.split()[1]) * 1024)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        done.set()
+        thread.join()
+
+
+BENCHMARKS = {"pipeline": pipeline, "search": search, "search_disk": search_disk}
 
 
 def main(argv: list[str]) -> int | None:
@@ -94,7 +237,10 @@ def main(argv: list[str]) -> int | None:
         return 0
     if not words or words[0] not in BENCHMARKS:
         raise UserError(f"name one benchmark of: {', '.join(BENCHMARKS)}")
-    figures = {words[0]: BENCHMARKS[words[0]](values.rounds), "machine": platform.platform()}
+    figures = {
+        words[0]: BENCHMARKS[words[0]](values.rounds),
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+    }
     text = json.dumps(figures, indent=1)
     print(text)
     if values.output:

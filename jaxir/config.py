@@ -13,7 +13,7 @@ from jaxir.errors import UserError
 
 ARCHITECTURES = ("xlm-roberta", "xlm-roberta-xl", "bert")
 POOLINGS = ("cls", "mean")
-BENCHMARKS = ("", "cldr", "xquad_r")
+BENCHMARKS = ("", "cldr", "xquad_r", "mlqa_r")
 PASSAGE_UNITS = ("paragraph", "sentence", "sentence_with_paragraph")
 
 
@@ -186,10 +186,11 @@ class EvaluationConfig:
     """What is measured on the way and at the end."""
 
     every: int = 1_000  # steps between evaluations on the held-out set; 0: at the end only
+    queries: int = 0  # of the held-out set, until the end; against all its passages; 0: all
     batch_size: int = 128  # texts encoded at a time
     best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
     benchmark: str = ""  # evaluated whole at the end: one of BENCHMARKS; "": none
-    benchmark_directory: str = ""  # where xquad_r lies
+    benchmark_directory: str = ""  # where it lies; "": xquad_r is downloaded
     passage: str = "sentence"  # its candidates: "sentence" or "sentence_with_paragraph"
     baselines: bool = False  # at the end also BM25 and the untrained model
 
@@ -255,7 +256,7 @@ NOT_NEGATIVE = (
     *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
     *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
-    "evaluation.every",
+    *("evaluation.every", "evaluation.queries"),
 )
 UNDER_ONE = (
     *("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),

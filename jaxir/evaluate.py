@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int | None:
     from jaxir.benchmarks.reports import evaluate
     from jaxir.benchmarks.run import Benchmark
     from jaxir.retrieval.measuring import Ranking
+    from jaxir.training.trained import read_trained
 
     benchmark = Benchmark(
         values.benchmark,
@@ -96,6 +97,7 @@ def main(argv: list[str]) -> int | None:
     command_line.log_to_stderr()
     evaluate(
         values.model,
+        read_trained,
         benchmark,
         Path(values.output),
         ranking,

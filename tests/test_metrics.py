@@ -18,7 +18,6 @@ ORACLES = {
     "recall@10": (ir_measures.R @ 10, partial(metrics.recall, k=10)),
     "recall@100": (ir_measures.R @ 100, partial(metrics.recall, k=100)),
     "mrr": (ir_measures.RR, metrics.reciprocal_rank),
-    "mrr@5": (ir_measures.RR @ 5, partial(metrics.reciprocal_rank, k=5)),
     "ndcg@10": (ir_measures.nDCG @ 10, partial(metrics.ndcg, k=10)),
     "ndcg@40": (ir_measures.nDCG @ 40, partial(metrics.ndcg, k=40)),
     "map@20": (ir_measures.AP @ 20, partial(metrics.average_precision, k=20)),

@@ -39,6 +39,6 @@ def test_what_is_not_known_is_a_dash(capsys):
 
 def test_a_heat_map_of_a_matrix_with_gaps(tmp_path):
     matrix = np.array([[0.5, np.nan], [0.1, 0.9]])
-    report = SettingsReport("x", ("de", "en"), 2, 2, {}, {}, {}, {"map": matrix}, {})
+    report = SettingsReport("x", ("de", "en"), 2, 2, {}, {}, {}, {"map": matrix}, {}, None)
     draw_heat_map(report, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 5_000

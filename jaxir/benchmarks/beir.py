@@ -5,9 +5,10 @@
     qrels/test.tsv  query-id, corpus-id, score
 
 A corpus or queries in several languages name each row's in `language`; queries that ask the same in
-different languages share a `question`. Each file may be gzipped.
+different languages share a `question`. The first two files may be gzipped.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def read_beir(directory: str, split: str = "test", language: str = "") -> Retrie
             question = str(row.get("question") or "")
             yield Text(text_of(row, "_id", where), body, spoken, question)
 
-    return judged_set(folder.name, rows("queries", "query"), rows("corpus", "passage"), qrels)
+    name = Path(os.path.abspath(directory)).name  # a folder of the hub's is called by its commit
+    return judged_set(name, rows("queries", "query"), rows("corpus", "passage"), qrels)
 
 
 def _file(folder: Path, stem: str) -> Path:

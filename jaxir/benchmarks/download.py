@@ -1,6 +1,7 @@
 """Files of benchmarks from where they are published: whole or not at all, and only once."""
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -60,16 +61,17 @@ def download(url: str, sha256: Mapping[str, str], folder: Path) -> None:
     missing = [name for name in sha256 if not (folder / name).exists()]
     if not missing:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in tqdm(missing, desc=f"downloading to {folder}", unit=" files", disable=None):
+    for name in tqdm(missing, desc=f"downloading to {folder}", unit=" files", disable=None):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             _fetch(url + name, folder / name, sha256[name])
-    except OSError as error:  # urllib's are of this kind too
-        reason = getattr(error, "reason", None) or error.strerror or error
-        raise UserError(
-            f"{url}: cannot be downloaded ({reason}); the same command goes on with it, "
-            "and --directory reads a folder of yours"
-        ) from error
+        except (OSError, http.client.HTTPException) as error:  # urllib's are of the first kind too
+            reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or error
+            reason = " ".join(str(reason).split())  # one line, whatever the server said
+            raise UserError(
+                f"{url}{name}: cannot be downloaded to {folder} ({reason}); the same command goes "
+                "on with it, and --directory reads a folder of yours"
+            ) from error
 
 
 def _fetch(url: str, path: Path, sha256: str) -> None:
@@ -78,6 +80,7 @@ def _fetch(url: str, path: Path, sha256: str) -> None:
     try:
         _append(url, part, begin)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != 416:  # nothing is left to send
             raise
     found = hashlib.sha256(part.read_bytes()).hexdigest()
@@ -98,7 +101,10 @@ def _append(url: str, part: Path, begin: int) -> None:
             while piece := response.read(PIECE):
                 file.write(piece)
                 if file.tell() > MOST_BYTES:
+                    part.unlink()
                     raise UserError(f"{url}: over {MOST_BYTES:,} bytes; that is not the benchmark")
+        if response.length:  # reading by pieces ends without an error
+            raise ConnectionError(f"broke off {response.length:,} bytes before the end")
 
 
 def local_dataset(name: str, patterns: Sequence[str]) -> Path:
@@ -114,7 +120,7 @@ def local_dataset(name: str, patterns: Sequence[str]) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or name.count("/") != 1 or name[:1] in ".~":
+    if folder.exists() or folder.is_absolute() or name.count("/") != 1 or name[:1] in ".~":
         raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a dataset on the hub")
     from huggingface_hub import snapshot_download
 

@@ -28,13 +28,15 @@ class Text:
 
 
 def json_rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of JSON lines files, plain or gzipped, each after its place.
+    """Objects of JSON lines files, plain or gzipped, each after its place; blank lines are none.
 
     Raises:
         UserError: names the file and the line that is no object, or the file that is cut off.
     """
     for file in files:
         for where, line in lines_of(file):
+            if not line.strip():
+                continue
             row = parse_json(line, where)
             if not isinstance(row, dict):
                 raise UserError(f"{where}: not a JSON object")
@@ -55,14 +57,25 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
 
 def passage_of(row: dict[str, Any], where: str) -> str:
     """Title and text of a passage, as the field's tools join them."""
-    title = row.get("title") or ""
+    title = text_of(row, "title", where) if row.get("title") else ""
     return f"{title} {text_of(row, 'text', where)}".strip()
 
 
 def judged_set(
-    name: str, queries: Iterable[Text], passages: Iterable[Text], qrels: Path
+    name: str,
+    queries: Iterable[Text],
+    passages: Iterable[Text],
+    qrels: Path,
+    partial: bool = False,
 ) -> RetrievalSet:
     """A task of the queries that are judged; judgements of 0 or less say nothing.
+
+    Args:
+        name: of the task.
+        queries: more than are judged will do.
+        passages: the collection.
+        qrels: the judgements.
+        partial: leave out judged passages that are not in the collection.
 
     Raises:
         UserError: a judgement names a query or passage that is not there or twice; a judged query
@@ -71,16 +84,18 @@ def judged_set(
     pool = list(passages)
     place = {passage.id: number for number, passage in enumerate(pool)}
     judged: dict[str, dict[int, int]] = {}
-    for query, passage, gain in read_qrels(qrels):
-        answers = judged.setdefault(query, {})
+    for asking, passage, gain in read_qrels(qrels):
+        answers = judged.setdefault(asking, {})
+        if passage not in place and partial:
+            continue
         if passage not in place:
             raise UserError(
-                f"{qrels}: query {query} has passage {passage!r} judged, which is not in the corpus"
+                f"{qrels}: query {asking} has passage {passage!r} judged, which is not in the "
+                "corpus"
             )
         if place[passage] in answers:
-            raise UserError(f"{qrels}: query {query} has passage {passage!r} judged twice")
-        if gain > 0:
-            answers[place[passage]] = gain
+            raise UserError(f"{qrels}: query {asking} has passage {passage!r} judged twice")
+        answers[place[passage]] = gain
     if not judged:
         raise UserError(f"{qrels}: judges nothing")
     asked = [query for query in queries if query.id in judged]
@@ -90,10 +105,12 @@ def judged_set(
     for query in asked:
         if not query.text.strip():
             raise UserError(f"{name}: query {query.id!r} is empty")
-    widest = max(1, *(len(answers) for answers in judged.values()))
+    right = [
+        {place: gain for place, gain in judged[query.id].items() if gain > 0} for query in asked
+    ]
+    widest = max(1, *map(len, right))
     relevant, gains = np.full((len(asked), widest), -1), np.zeros((len(asked), widest), np.int64)
-    for row, query in enumerate(asked):
-        answers = judged[query.id]
+    for row, answers in enumerate(right):
         relevant[row, : len(answers)] = list(answers)
         gains[row, : len(answers)] = list(answers.values())
     languages = tuple(sorted({text.language for text in (*asked, *pool)}))

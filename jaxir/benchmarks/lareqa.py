@@ -81,7 +81,8 @@ def _read(
     files = {language: folder / f"{language}.json" for language in counts}
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing and (whole or len(missing) == len(files)):
-        raise UserError(f"{folder}: not an {name} folder, it lacks {', '.join(missing)}")
+        hint = "" if len(missing) == len(files) else " (--allow_partial reads the others)"
+        raise UserError(f"{folder}: not an {name} folder, it lacks {', '.join(missing)}{hint}")
     contents = {
         language: read_language(file, language, passage)
         for language, file in files.items()
@@ -92,7 +93,8 @@ def _read(
         if whole and found != counts[language]:
             raise UserError(
                 f"{files[language]}: {found[0]} questions and {found[1]} candidates, but {name} "
-                f"has {counts[language][0]} and {counts[language][1]}: the file is not whole"
+                f"has {counts[language][0]} and {counts[language][1]}: the file is not whole "
+                "(--allow_partial reads it as a part)"
             )
     return join_languages(name if whole else f"{name} (partial)", contents)
 
@@ -117,9 +119,13 @@ def read_language(file: Path, language: str, passage: str) -> LanguageFile:
         try:
             _add_paragraph(content, paragraph, f"{language}-{number:03}", passage)
         except (KeyError, IndexError, TypeError) as error:
+            missing = isinstance(error, KeyError)
+            problem = (
+                f"{error} is missing" if missing else f"a field is not as it should be ({error})"
+            )
             raise UserError(
-                f"{file}, paragraph {number}: {error} is missing; LAReQA's repository has "
-                "the files with sentence_breaks"
+                f"{file}, paragraph {number}: {problem}; LAReQA's repository has the files with "
+                "sentence_breaks"
             ) from error
         except ValueError as error:
             raise UserError(f"{file}, paragraph {number}: {error}") from error
@@ -156,7 +162,7 @@ def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet
         for question_id, answer in zip(content.question_ids, content.answers):
             answers.setdefault(question_id, []).append(int(offset) + answer)
             numbers.setdefault(question_id, len(numbers))
-    widest = max(map(len, answers.values()))
+    widest = max(map(len, answers.values()), default=1)
     padded = {key: rows + [-1] * (widest - len(rows)) for key, rows in answers.items()}
     sides = [(number, content) for number, content in enumerate(contents.values())]
     return RetrievalSet(

@@ -49,7 +49,7 @@ def read_miracl(
 
     Args:
         directory: the folder; "": downloaded from the hub.
-        languages: their codes; none: all that have the split.
+        languages: their codes; none: all.
         split: of topics and judgements.
         whole: the published counts are asked for (of "dev"; other splits have the passages').
 
@@ -59,10 +59,7 @@ def read_miracl(
     unknown = [language for language in languages if language not in MIRACL]
     if unknown:
         raise UserError(f"MIRACL has no language {unknown[0]!r}; it has {', '.join(MIRACL)}")
-    for language in languages or MIRACL:
-        topics = _folder(directory, TOPICS, f"miracl-v1.0-{language}")
-        corpus = _folder(directory, CORPUS, f"miracl-corpus-v1.0-{language}")
-        yield _read_language(topics, corpus, language, split, whole)
+    return (_read_language(directory, language, split, whole) for language in languages or MIRACL)
 
 
 def _folder(directory: str, hub_name: str, name: str) -> Path:
@@ -72,23 +69,26 @@ def _folder(directory: str, hub_name: str, name: str) -> Path:
     return folder
 
 
-def _read_language(
-    topics: Path, corpus: Path, language: str, split: str, whole: bool
-) -> RetrievalSet:
+def _read_language(directory: str, language: str, split: str, whole: bool) -> RetrievalSet:
+    topics = _folder(directory, TOPICS, f"miracl-v1.0-{language}")
+    corpus = _folder(directory, CORPUS, f"miracl-corpus-v1.0-{language}")
     stem = f"miracl-v1.0-{language}-{split}.tsv"
-    shards = sorted(corpus.glob("docs-*.jsonl*"), key=_shard_number)
     for file in (topics / "topics" / f"topics.{stem}", topics / "qrels" / f"qrels.{stem}"):
         if not file.is_file():
-            raise UserError(f"{file}: no such file")
-    for number, shard in enumerate(shards):
-        if _shard_number(shard) != number:
-            raise UserError(f"{corpus}: docs-{number} is missing")
-    if not shards:
-        raise UserError(f"{corpus}: holds no docs-0.jsonl.gz")
+            raise UserError(f"{file}: no such file; is {split!r} a split of MIRACL {language}?")
+    shards = _shards(corpus)
+    questions_published, passages_published = MIRACL[language]
 
     def passages() -> Iterator[Text]:
+        count = 0
         for where, row in json_rows(shards):
+            count += 1
             yield Text(text_of(row, "docid", where), passage_of(row, where), language)
+        if whole and count != passages_published:  # before a judgement misses one of them
+            raise UserError(
+                f"{corpus}: {count:,} passages, but MIRACL has {passages_published:,}: it is not "
+                "whole (--allow_partial reads it as a part)"
+            )
 
     name = f"MIRACL {language}" + ("" if split == "dev" else f" {split}")
     task = judged_set(
@@ -96,29 +96,40 @@ def _read_language(
         _topics(topics / "topics" / f"topics.{stem}", language),
         passages(),
         topics / "qrels" / f"qrels.{stem}",
+        partial=not whole,
     )
-    published = MIRACL[language]
-    if whole and len(task.passages) != published[1]:
+    if whole and split == "dev" and len(task.queries) != questions_published:
         raise UserError(
-            f"{corpus}: {len(task.passages):,} passages, but MIRACL has {published[1]:,}: it is "
-            "not whole (--allow_partial reads it as a part)"
-        )
-    if whole and split == "dev" and len(task.queries) != published[0]:
-        raise UserError(
-            f"{topics}: {len(task.queries):,} judged questions, but MIRACL has {published[0]:,}: "
-            "it is not whole (--allow_partial reads it as a part)"
+            f"{topics}: {len(task.queries):,} judged questions, but MIRACL has "
+            f"{questions_published:,}: it is not whole (--allow_partial reads it as a part)"
         )
     return task
 
 
 def _topics(file: Path, language: str) -> Iterator[Text]:
     for where, line in lines_of(file):
+        if not line.strip():
+            continue
         fields = line.rstrip("\r\n").split("\t")
         if len(fields) != 2:
-            raise UserError(f"{where}: {len(fields)} columns; an id and a question are needed")
+            raise UserError(
+                f"{where}: columns: {len(fields)}; an id and a question are needed, a tab between"
+            )
         yield Text(fields[0], fields[1], language)
 
 
-def _shard_number(file: Path) -> int:
-    number = re.match(r"docs-(\d+)\.", file.name)
-    return int(number[1]) if number else -1
+def _shards(corpus: Path) -> list[Path]:
+    """The corpus's files in the order of their numbers; none is missing or there twice."""
+    shards: dict[int, Path] = {}
+    for file in sorted(corpus.iterdir()):
+        match = re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", file.name)
+        if match:
+            other = shards.setdefault(int(match[1]), file)
+            if other != file:
+                raise UserError(f"{corpus}: remove one of {other.name} and {file.name}")
+    for number in range(max(shards, default=0)):
+        if number not in shards:
+            raise UserError(f"{corpus}: docs-{number} is missing")
+    if not shards:
+        raise UserError(f"{corpus}: holds no docs-0.jsonl.gz")
+    return [shards[number] for number in sorted(shards)]

@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ import jaxir
 from jaxir.benchmarks.download import cache_folder
 from jaxir.benchmarks.run import Benchmark, Result, read_benchmark, run_benchmark
 from jaxir.errors import UserError
+from jaxir.models.trained import TrainedModel
 from jaxir.retrieval import plots
 from jaxir.retrieval.evaluation import QueryValues, plain
 from jaxir.retrieval.measuring import Ranking, Run
 from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
 from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
 from jaxir.retrieval.tables import print_measures, print_paired, print_settings
-from jaxir.retrieval.text_encoder import TextEncoder, make_text_encoder
+from jaxir.retrieval.text_encoder import make_text_encoder
 from jaxir.retrieval.topk import DTYPES, data_mesh
 from jaxir.retrieval.trec import write_qrels, write_run
-from jaxir.training.trained import TrainedModel, read_trained
 from jaxir.whole_files import write_json, writing
 
 REPORT, VALUES = "report.json", "values.npz"
@@ -36,6 +37,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
 
 def evaluate(
     model: str,
+    read: Callable[[str], TrainedModel],
     benchmark: Benchmark,
     output: Path,
     ranking: Ranking,
@@ -50,7 +52,23 @@ def evaluate(
     with_bm25: bool,
     resamples: int,
 ) -> None:
-    """Measure a model, print the tables and write the report; None leaves it to the model.
+    """Measure a model, print the tables and write the report.
+
+    Args:
+        model: its name or folder.
+        read: how a model of that name is read.
+        benchmark: what it is measured on.
+        output: folder for the report.
+        ranking: how passages are ranked.
+        query_prefix: None: the model's, as with the next three.
+        passage_prefix: before each passage.
+        max_query_tokens: longer ones are cut.
+        max_passage_tokens: longer ones are cut.
+        batch_size: texts encoded at a time.
+        compute_dtype: of matrix products.
+        runs: settings that run files are written of.
+        with_bm25: measure BM25 too.
+        resamples: of the bootstrap.
 
     Raises:
         UserError: one line; what was written before `report.json`, the last file, counts nothing.
@@ -58,7 +76,7 @@ def evaluate(
     began = time.perf_counter()
     _check(ranking, compute_dtype, runs)
     tasks = read_benchmark(benchmark)
-    trained = read_trained(model)
+    trained = read(model)
     trained = _with(
         trained,
         query_prefix=query_prefix,
@@ -69,7 +87,7 @@ def evaluate(
     trained.config.compute_dtype = compute_dtype
     _claim(output)
     with jax.set_mesh(data_mesh()):
-        encoder = _encoder(trained, batch_size)
+        encoder = make_text_encoder(trained, batch_size)
         loading = time.perf_counter() - began
         result = run_benchmark(
             encoder, model, tasks, ranking, with_bm25=with_bm25, cache=cache_folder() / "tokens"
@@ -97,19 +115,6 @@ def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
 def _with(trained: TrainedModel, **wanted: Any) -> TrainedModel:
     given = {name: value for name, value in wanted.items() if value is not None}
     return dataclasses.replace(trained, **given)
-
-
-def _encoder(trained: TrainedModel, batch_size: int) -> TextEncoder:
-    return make_text_encoder(
-        trained.config,
-        trained.params,
-        trained.tokenizer,
-        query_prefix=trained.query_prefix,
-        passage_prefix=trained.passage_prefix,
-        max_query_tokens=trained.max_query_tokens,
-        max_passage_tokens=trained.max_passage_tokens,
-        batch_size=batch_size,
-    )
 
 
 def _claim(output: Path) -> None:
@@ -211,8 +216,8 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
     size = f"{figures['queries']:,} queries, {figures['passages']:,} passages"
     print_settings(f"{figures['name']}: {size}", systems)
     intervals = {
-        name: tuple(np.nan if end is None else end for end in ends)
-        for name, ends in report["intervals"].items()
+        name: (np.nan if low is None else low, np.nan if high is None else high)
+        for name, (low, high) in report["intervals"].items()
     }
     level = f"95 % intervals of {report['resamples']:,} bootstrap samples"
     print_measures(f"{model}: {level}", figures, intervals)
@@ -237,17 +242,16 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
 
 def write_values(path: Path, values: QueryValues) -> None:
     """Every measure of every query, as NumPy arrays."""
-    arrays = {f"by_language/{name}": one for name, one in values.by_language.items()}
+    arrays: dict[str, Any] = {
+        "query_language": values.query_language,
+        "question": values.question,
+        "languages": np.array(values.languages),
+        "settings": np.array(values.settings),
+    }
+    arrays |= {f"by_language/{name}": one for name, one in values.by_language.items()}
     arrays |= {f"in_pool/{name}": one for name, one in values.in_pool.items()}
     with writing(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            query_language=values.query_language,
-            question=values.question,
-            languages=np.array(values.languages),
-            settings=np.array(values.settings),
-            **arrays,
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def read_values(path: Path) -> QueryValues:
@@ -259,7 +263,7 @@ def read_values(path: Path) -> QueryValues:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        fields = {"by_language": {}, "in_pool": {}}
+        fields: dict[str, dict[str, np.ndarray]] = {"by_language": {}, "in_pool": {}}
         for name, values in arrays.items():
             kind, _, measure = name.partition("/")
             if measure:

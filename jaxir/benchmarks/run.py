@@ -42,13 +42,14 @@ class Benchmark:
 
 def _xquad_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
     folder = benchmark.directory or xquad_r_folder()
-    yield read_xquad_r(folder, benchmark.passage, not benchmark.allow_partial)
+    return iter([read_xquad_r(folder, benchmark.passage, not benchmark.allow_partial)])
 
 
 def _mlqa_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
     if not benchmark.directory:
         raise UserError("--directory is missing: where MLQA-R's ar.json ... zh.json lie")
-    yield read_mlqa_r(benchmark.directory, benchmark.passage, not benchmark.allow_partial)
+    whole = not benchmark.allow_partial
+    return iter([read_mlqa_r(benchmark.directory, benchmark.passage, whole)])
 
 
 def _miracl(benchmark: Benchmark) -> Iterator[RetrievalSet]:
@@ -58,7 +59,7 @@ def _miracl(benchmark: Benchmark) -> Iterator[RetrievalSet]:
 
 
 def _cldr(benchmark: Benchmark) -> Iterator[RetrievalSet]:
-    yield cldr_retrieval_set(benchmark.languages)
+    return iter([cldr_retrieval_set(benchmark.languages)])
 
 
 BENCHMARKS: dict[str, Callable[[Benchmark], Iterator[RetrievalSet]]] = {
@@ -95,7 +96,9 @@ class Result:
     systems: dict[str, SettingsReport]
     runs: list[tuple[RetrievalSet, Run]] = field(default_factory=list)
     shares: dict[int, Float[np.ndarray, "N N"]] = field(default_factory=dict)
-    pool: Float[np.ndarray, "N"] | None = None  # share of each language in it
+    pool: Float[np.ndarray, "N"] = field(
+        default_factory=lambda: np.empty(0)
+    )  # its languages' shares
     empty_passages: int = 0
     unanswered: int = 0  # queries without a right answer, which count nowhere
     fingerprint: str = ""  # of ids and judgements: equal where results can be compared

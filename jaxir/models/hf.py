@@ -35,6 +35,8 @@ from jaxir.models.weights import (
 )
 
 _DOWNLOAD = ("*.json", "*.safetensors", "*.txt", "*.model")
+# what tokenizers of these architectures come in
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 @dataclass
@@ -109,6 +111,11 @@ def read_tokenizer(name: str | os.PathLike) -> Any:
     path = Path(name)
     if not path.is_file():
         path = local_folder(name)
+    # transformers would make an empty tokenizer of a folder without one, and every text unknown
+    if path.is_dir() and not any((path / file).exists() for file in _VOCABULARIES):
+        raise UserError(
+            f"{path}: no tokenizer; one of {', '.join(_VOCABULARIES)} is needed in the folder"
+        )
     if path.is_dir() and not (path / "tokenizer_config.json").exists():
         alone = [path / file for file in ("tokenizer.json", "vocab.txt")]
         path = next((file for file in alone if file.exists()), path)

@@ -48,13 +48,10 @@ def success(
 
 
 def reciprocal_rank(
-    ranks: Int[np.ndarray, "Q R"], gains: Int[np.ndarray, "Q R"], k: int | None = None
+    ranks: Int[np.ndarray, "Q R"], gains: Int[np.ndarray, "Q R"]
 ) -> Float[np.ndarray, "Q"]:
-    """1 / rank of the first right answer, 0 beyond k (Voorhees, TREC-8 QA Track, 1999)."""
-    first = _ordered(ranks, gains)[:, 0]
-    if k is not None:
-        first = np.where(first <= k, first, np.inf)
-    return _divide(1 / first, np.minimum(_answers(gains), 1))
+    """1 / rank of the first right answer (Voorhees, TREC-8 Question Answering Track, 1999)."""
+    return _divide(1 / _ordered(ranks, gains)[:, 0], np.minimum(_answers(gains), 1))
 
 
 def ndcg(

@@ -12,11 +12,11 @@ Equal scores are put in order at the very end (`_break_ties`), so that neither t
 nor the sizes of chunks, blocks and steps show in the result.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,15 +157,15 @@ def search(
         raise UserError(f"the embedding of query {row} is not finite")
     if k < 1:
         raise UserError(f"k = {k}: must be 1 or more")
+    chunks: Callable[[], Iterator[Chunk]]
     if isinstance(index, PlacedIndex):
-        mesh, step = index.mesh, index.step
+        mesh, step, chunks = index.mesh, index.step, partial(iter, index.chunks)
     else:
         mesh, step, size = _layout(index, chunk_bytes)
+        chunks = partial(_send_chunks, index, mesh, size)
 
     def scan(some: Float[np.ndarray, "Q D"], places: int) -> Found:
-        placed = isinstance(index, PlacedIndex)
-        chunks = iter(index.chunks) if placed else _send_chunks(index, mesh, size)
-        return _scan(some, chunks, places, len(index), mesh, step, approximate_recall)
+        return _scan(some, chunks(), places, len(index), mesh, step, approximate_recall)
 
     return _break_ties(scan, queries, k, len(index), tie_order)
 
@@ -254,7 +254,7 @@ def _send_chunks(index: Index, mesh: Mesh, size: int) -> Iterator[Chunk]:
         if not len(whole):
             return jax.device_put(whole, sharding)
 
-        def read(place: tuple[slice, ...]) -> np.ndarray:
+        def read(place: Any) -> np.ndarray:  # the slice of each axis that a device holds
             begin, end, _ = place[0].indices(size)
             rows = np.zeros((end - begin, *whole.shape[1:]), whole.dtype)
             part = whole[first + begin : first + end]
@@ -277,7 +277,7 @@ def _send_chunks(index: Index, mesh: Mesh, size: int) -> Iterator[Chunk]:
             yield chunk
 
 
-@functools.cache
+@cache
 def _finite_rows(mesh: Mesh) -> Callable[[Array, Array], Array]:
     def finite(rows: Array, scales: Array) -> Array:
         if rows.dtype == jnp.int8:
@@ -332,7 +332,8 @@ def _merge_step(
     def from_few_groups(best: Best) -> Best:
         _, groups = jax.lax.top_k(highest, FEW_GROUPS)
         chosen = jnp.take_along_axis(grouped, groups[:, :, None], axis=1)
-        numbers = first + groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)
+        within = jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
+        numbers = first + groups[:, :, None] * GROUP + within
         return best.merged(chosen.reshape(queries, -1), numbers.reshape(queries, -1))
 
     if highest.shape[1] <= FEW_GROUPS:
@@ -345,7 +346,7 @@ def _numbered(found: tuple[Array, Array], first: Int[Array, ""]) -> tuple[Array,
     return found[0], first + found[1]
 
 
-@functools.cache
+@cache
 def _program(mesh: Mesh, step: int, k: int, recall: float | None) -> Callable:
     """Compiled: the best of a chunk merged into the best so far."""
 

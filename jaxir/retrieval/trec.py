@@ -1,5 +1,6 @@
 """TREC's files: runs (what was ranked) and qrels (what is right), as trec_eval reads them."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -52,11 +53,11 @@ def read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
         UserError: names the file and the line that is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
-        fields = line.split()
+        fields = re.findall(r"[^ \t\r]+", line)  # ids may hold other white space
         if not fields or (number == 1 and fields[-1] == "score"):  # BEIR's first line
             continue
         try:
@@ -66,7 +67,7 @@ def read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
             yield query, passage, int(gain)
         except ValueError:
             raise UserError(
-                f"{path}, line {number}: not a judgement; "
+                f"{path}:{number}: not a judgement; "
                 "`query 0 passage gain` or `query passage gain` is needed"
             ) from None
 

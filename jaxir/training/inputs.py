@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxir.benchmarks.cldr import cldr_retrieval_set
 from jaxir.benchmarks.held_out import held_out_set
-from jaxir.benchmarks.lareqa import read_xquad_r
+from jaxir.benchmarks.run import Benchmark, read_benchmark
 from jaxir.config import Config, EvaluationConfig, ModelConfig, validate_shape
 from jaxir.data.collection import Collection, read_collection, split_held_out
 from jaxir.data.contamination import drop_overlap
@@ -97,11 +96,9 @@ def prepare(config: Config, workdir: Path) -> Inputs:
 def _benchmark(config: EvaluationConfig, directory: Path) -> dict[str, RetrievalSet]:
     if not config.benchmark:
         return {}
-    read = {
-        "cldr": lambda: cldr_retrieval_set(),
-        "xquad_r": lambda: read_xquad_r(directory / config.benchmark_directory, config.passage),
-    }
-    return {config.benchmark: read[config.benchmark]()}
+    where = str(directory / config.benchmark_directory) if config.benchmark_directory else ""
+    benchmark = Benchmark(config.benchmark, where, passage=config.passage)
+    return {config.benchmark: next(read_benchmark(benchmark))}
 
 
 def _task(retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache: Path) -> Task:

@@ -22,6 +22,7 @@ from jaxir.errors import RunError
 from jaxir.retrieval.encoding import Embed, encode, make_embed
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
 from jaxir.retrieval.ranks import passages_above
+from jaxir.retrieval.retrieval_set import select_queries
 from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
 from jaxir.training.inputs import Inputs, Task
 from jaxir.training.meter import Meter
@@ -132,18 +133,26 @@ def train(
         return state["params"]["model"], programs
 
 
-def evaluate_task(config: Config, programs: Programs, params: Any, task: Task) -> SettingsReport:
-    """The three settings of a task, on all devices."""
+def evaluate_task(
+    config: Config, programs: Programs, params: Any, task: Task, most_queries: int = 0
+) -> SettingsReport:
+    """The three settings of a task, on all devices; of `most_queries` always the same ones."""
 
-    def embeddings(tokens: Tokens, limit: int) -> np.ndarray:
-        texts = np.arange(len(tokens.length))
+    def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
         batch_size = config.evaluation.batch_size
         return encode(programs.embed, params, tokens, texts, limit, batch_size)
 
-    queries = embeddings(task.query_tokens, config.model.max_query_tokens)
-    passages = embeddings(task.passage_tokens, config.model.max_passage_tokens)
-    above = passages_above(queries, passages, task.retrieval_set)
-    return evaluate_settings(above, task.retrieval_set)
+    asked, pool = (
+        np.arange(len(task.query_tokens.length)),
+        np.arange(len(task.passage_tokens.length)),
+    )
+    retrieval_set = task.retrieval_set
+    if 0 < most_queries < len(asked):
+        asked = np.sort(np.random.default_rng(0).permutation(asked)[:most_queries])
+        retrieval_set = select_queries(retrieval_set, asked)
+    queries = embeddings(task.query_tokens, asked, config.model.max_query_tokens)
+    passages = embeddings(task.passage_tokens, pool, config.model.max_passage_tokens)
+    return evaluate_settings(passages_above(queries, passages, retrieval_set), retrieval_set)
 
 
 def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:
@@ -188,7 +197,8 @@ def _measure(
     measured = {"loss": float(np.mean(jax.device_get(losses)))} if losses else {}
     if "held_out" in inputs.tasks and (with_task or config.evaluation.best == "map"):
         task = inputs.tasks["held_out"]
-        summary = evaluate_task(config, programs, state["params"]["model"], task).summary()
+        params, queries = state["params"]["model"], config.evaluation.queries
+        summary = evaluate_task(config, programs, params, task, queries).summary()
         settings = ("monolingual", "cross_lingual", "multilingual")
         maps = [summary[f"{setting}/map"] for setting in settings]
         measured |= summary | {"map": float(np.nanmean(maps))}

@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dacite
 import jax
 
-from jaxir.config import Config, DualEncoderConfig
+from jaxir.config import Config
 from jaxir.errors import UserError
-from jaxir.models.hf import read_model, read_tokenizer
+from jaxir.models.trained import TrainedModel, read_folder
 from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
 from jaxir.training.inputs import read_start
 from jaxir.training.step import init_state
@@ -27,19 +26,6 @@ def is_workdir(name: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedModel:
-    """A dual encoder, its tokenizer, and how it wants its texts."""
-
-    config: DualEncoderConfig
-    params: Any
-    tokenizer: Any
-    query_prefix: str
-    passage_prefix: str
-    max_query_tokens: int  # with the special tokens
-    max_passage_tokens: int
-
-
 def read_trained(name: str) -> TrainedModel:
     """Read a workdir, a transformers or sentence-transformers folder, or a model of the hub.
 
@@ -50,25 +36,18 @@ def read_trained(name: str) -> TrainedModel:
         UserError: there is no such model, it is damaged, or lacks its weights or its tokenizer.
     """
     if not is_workdir(name):
-        return _read_folder(name)
+        return read_folder(name)
     workdir = Path(name)
     config = _read_config(workdir)
     limits = (config.model.max_query_tokens, config.model.max_passage_tokens)
     if (workdir / "export" / "modules.json").exists():
-        found = _read_folder(str(workdir / "export"))
+        found = read_folder(str(workdir / "export"))
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
     model, params, tokenizer = read_start(config, None, workdir)
     config.model = model
     params = _newest_params(config, workdir, params)
     prefixes = model.query_prefix, model.passage_prefix
     return TrainedModel(model, params, tokenizer, *prefixes, *limits)
-
-
-def _read_folder(name: str) -> TrainedModel:
-    model = read_model(name)
-    limits = (model.max_tokens, model.max_tokens)
-    prefixes = (model.query_prefix, model.passage_prefix)
-    return TrainedModel(model.config, model.params, read_tokenizer(name), *prefixes, *limits)
 
 
 def _read_config(workdir: Path) -> Config:

@@ -1,0 +1,32 @@
+"""A model that is ready for use: weights, tokenizer, and how it wants its texts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxir.config import DualEncoderConfig
+from jaxir.models.hf import read_model, read_tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A dual encoder, its tokenizer, and how it wants its texts."""
+
+    config: DualEncoderConfig
+    params: Any
+    tokenizer: Any
+    query_prefix: str
+    passage_prefix: str
+    max_query_tokens: int  # with the special tokens
+    max_passage_tokens: int
+
+
+def read_folder(name: str) -> TrainedModel:
+    """Read a transformers or sentence-transformers folder, or a model of the hub.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or lacks its weights or its tokenizer.
+    """
+    model = read_model(name)
+    limits = (model.max_tokens, model.max_tokens)
+    prefixes = (model.query_prefix, model.passage_prefix)
+    return TrainedModel(model.config, model.params, read_tokenizer(name), *prefixes, *limits)

@@ -1,0 +1,177 @@
+"""Exact search against NumPy's sort: devices, chunks, order, dtypes and ties change nothing."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxir.errors import UserError
+from jaxir.retrieval import topk
+from jaxir.retrieval.topk import Index, make_index, place, rows_of, search
+
+QUERIES, PASSAGES, WIDTH, K = 37, 5_003, 16, 20
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    rng = np.random.default_rng(0)
+    queries = rng.standard_normal((QUERIES, WIDTH)).astype(np.float32)
+    passages = rng.standard_normal((PASSAGES, WIDTH)).astype(np.float32)
+    return queries, passages
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Several steps and chunks of a small index, so that both ways of merging are taken."""
+    monkeypatch.setattr(topk, "STEP_ROWS", 1_024)
+    topk._program.cache_clear()
+    yield
+    topk._program.cache_clear()
+
+
+def sorted_places(queries, passages, k, tie_order=None):
+    """By float64 scores, then by tie order or by row."""
+    scores = queries.astype(float) @ passages.astype(float).T
+    ties = np.arange(len(passages)) if tie_order is None else tie_order
+    return np.stack([np.lexsort((ties, -row))[:k] for row in scores])
+
+
+def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_steps):
+    queries, passages = embeddings
+    found = search(queries, make_index(passages), K)
+    places = sorted_places(queries, passages, K)
+    np.testing.assert_array_equal(found.places, places)
+    exact = np.einsum("qd,qkd->qk", queries.astype(float), passages[places].astype(float))
+    np.testing.assert_allclose(found.scores, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 17, 1 << 30])
+def test_chunks_and_placing_change_nothing(mesh, embeddings, small_steps, chunk_bytes):
+    queries, passages = embeddings
+    whole = search(queries, make_index(passages), K)
+    streamed = search(queries, make_index(passages), K, chunk_bytes=chunk_bytes)
+    placed = place(make_index(passages), chunk_bytes=chunk_bytes)
+    np.testing.assert_array_equal(streamed.places, whole.places)
+    np.testing.assert_array_equal(streamed.scores, whole.scores)
+    for _ in range(2):
+        np.testing.assert_array_equal(search(queries, placed, K).places, whole.places)
+
+
+def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_steps):
+    rng = np.random.default_rng(1)
+    # products of small integers are exact, and there are only a few different ones
+    queries = rng.integers(-1, 2, (QUERIES, 4)).astype(np.float32)
+    passages = rng.integers(-1, 2, (3_000, 4)).astype(np.float32)
+    order = rng.permutation(3_000)
+    for k in (1, 7, 400):
+        by_row = search(queries, make_index(passages), k)
+        np.testing.assert_array_equal(by_row.places, sorted_places(queries, passages, k))
+        given = search(queries, make_index(passages), k, tie_order=order)
+        np.testing.assert_array_equal(given.places, sorted_places(queries, passages, k, order))
+
+
+def test_order_of_the_index_changes_nothing(embeddings):
+    queries, passages = embeddings
+    duplicated = np.concatenate([passages[:200], passages[:200]])
+    ids = np.arange(400)
+    shuffle = np.random.default_rng(2).permutation(400)
+    straight = search(queries, make_index(duplicated), K, tie_order=ids)
+    mixed = search(queries, make_index(duplicated[shuffle]), K, tie_order=ids[shuffle])
+    np.testing.assert_array_equal(shuffle[mixed.places], straight.places)
+
+
+def test_k_beyond_the_collection_gives_all_of_it(mesh, embeddings):
+    queries, passages = embeddings
+    found = search(queries, make_index(passages[:9]), 50)
+    assert found.places.shape == found.scores.shape == (QUERIES, 9)
+    np.testing.assert_array_equal(found.places, sorted_places(queries, passages[:9], 9))
+
+
+def test_more_queries_than_a_block_and_one_query_alone(monkeypatch, embeddings):
+    queries, passages = embeddings
+    whole = search(queries, make_index(passages), K)
+    monkeypatch.setattr(topk, "QUERIES_AT_ONCE", 16)
+    np.testing.assert_array_equal(search(queries, make_index(passages), K).places, whole.places)
+    one = search(queries[3:4], make_index(passages), K)
+    np.testing.assert_array_equal(one.places, whole.places[3:4])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype):
+    queries, passages = embeddings
+    index = make_index(passages, dtype)
+    held = index.as_float32()
+    if dtype == "bfloat16":
+        np.testing.assert_array_equal(held, passages.astype(ml_dtypes.bfloat16).astype(np.float32))
+    else:
+        step = np.abs(passages).max(axis=1, keepdims=True) / 127
+        assert (np.abs(held - passages) <= step / 2 + 1e-6).all()
+    scores = queries.astype(float) @ held.astype(float).T
+    found = search(queries, index, K)
+    best = -np.sort(-scores, axis=1)[:, :K]
+    np.testing.assert_allclose(found.scores, best, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(scores, found.places, 1), best, atol=1e-5)
+    part = search(queries, rows_of(index, np.arange(50, 90)), 5)
+    np.testing.assert_allclose(part.scores, -np.sort(-scores[:, 50:90], axis=1)[:, :5], atol=1e-5)
+
+
+def test_a_memory_mapped_index_is_read_from_disk(tmp_path, embeddings):
+    queries, passages = embeddings
+    np.save(tmp_path / "index.npy", passages)
+    mapped = np.load(tmp_path / "index.npy", mmap_mode="r")
+    found = search(queries, Index(mapped), K, chunk_bytes=1 << 16)
+    np.testing.assert_array_equal(found.places, sorted_places(queries, passages, K))
+
+
+def test_approximate_search_reaches_its_recall(embeddings):
+    queries, passages = embeddings
+    exact = search(queries, make_index(passages), K).places
+    near = search(queries, make_index(passages), K, approximate_recall=0.9).places
+    hits = [len(set(one) & set(other)) for one, other in zip(exact, near)]
+    assert np.mean(hits) / K >= 0.9
+
+
+def test_no_array_holds_all_scores():
+    """The program holds a step's scores, never queries x passages."""
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+
+    def shaped(shape, dtype, *axes):
+        spec = jax.sharding.PartitionSpec(*axes)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
+
+    arguments = (
+        shaped((256, 4), np.float32),
+        shaped((65_536, 4), np.float32, "data"),
+        shaped((0,), np.float32, "data"),
+        shaped((256, K), np.float32),
+        shaped((256, K), np.int32),
+    )
+    jaxpr = str(jax.make_jaxpr(topk._program(mesh, 1_024, K, None))(*arguments, 0, 65_536))
+    assert "f32[256,1024]" in jaxpr
+    assert "256,65536" not in jaxpr
+
+
+def test_unusable_input_is_named(embeddings):
+    queries, passages = embeddings
+    index = make_index(passages)
+    with pytest.raises(UserError, match="the index has width 16: encode both with one model"):
+        search(queries[:, :3], index, 5)
+    with pytest.raises(UserError, match="k = 0: must be 1 or more"):
+        search(queries, index, 0)
+    broken = queries.copy()
+    broken[5, 2] = np.nan
+    with pytest.raises(UserError, match="the embedding of query 5 is not finite"):
+        search(broken, index, 5)
+    for value, dtype in ((np.nan, "float32"), (np.inf, "bfloat16")):
+        damaged = passages.copy()
+        damaged[4_321, 7] = value
+        with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
+            search(queries, make_index(damaged, dtype), 5)
+    damaged = make_index(passages, "int8")
+    damaged.scales[17] = np.nan
+    with pytest.raises(UserError, match="passage 17 is not finite"):
+        search(queries, damaged, 5)
+    with pytest.raises(UserError, match="float64 of shape"):
+        Index(passages.astype(float))
+    with pytest.raises(UserError, match="int8 rows need scales"):
+        Index(passages.astype(np.int8))
