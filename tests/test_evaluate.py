@@ -5,13 +5,18 @@ import shutil
 from pathlib import Path
 
 import ir_measures
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny import tiny_config
 
 from jaxir import evaluate
 from jaxir.benchmarks.reports import REPORT, VALUES, compare_reports, read_values
+from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import RunError, UserError
+from jaxir.models.dual_encoder import init_params
+from jaxir.models.hf import read_tokenizer, write_model
 from jaxir.training import loop
 from jaxir.training.run import run
 
@@ -244,3 +249,44 @@ def test_reports_of_different_tasks_are_not_compared(evaluated, collection, tmp_
     run_command(*arguments, "--output", tmp_path / "out")
     with pytest.raises(UserError, match="they cannot be compared"):
         run_command("--compare", evaluated / "whole", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["e5", "labse", "bge", "plain"])
+def test_folders_of_the_published_kinds_load_and_run(name, collection, tmp_path):
+    """As the hub has them: E5 (mean), LaBSE (Dense and tanh), BGE-M3 ([CLS]), a bare XLM-R."""
+    folder = {"labse": MODEL, "plain": MODEL.parent / "xlm_roberta"}.get(name)
+    tokenizer = read_tokenizer(MODEL)
+    if name in ("e5", "bge"):
+        folder = tmp_path / name
+        encoder = EncoderConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            layers=1,
+            heads=2,
+            intermediate_size=32,
+            positions=40,
+            pad_id=tokenizer.pad_token_id,
+        )
+        config = DualEncoderConfig(encoder, pooling="cls" if name == "bge" else "mean")
+        params = init_params(config, jax.random.key(0))
+        prefixes = {"query_prefix": "", "passage_prefix": ""}
+        write_model(folder, config, params, tokenizer, **prefixes, max_tokens=24)
+    if name == "plain":
+        folder = shutil.copytree(folder, tmp_path / name)
+        tokenizer.save_pretrained(folder)
+    arguments = ("--model", folder, "--benchmark", collection, "--nobm25", "--resamples", 10)
+    prefixes = ("--query_prefix", "query: ", "--passage_prefix", "passage: ")
+    run_command(*arguments, *prefixes, "--output", tmp_path / "out")
+    figures = read_report(tmp_path / "out")["systems"][str(folder)]
+    assert 0 < figures["multilingual"]["map"] <= 1
+
+
+def test_embeddings_that_are_not_finite_name_their_text(collection, tmp_path):
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: value * np.float32(np.nan) for name, value in weights.items()}
+    save_file(weights, folder / "model.safetensors")
+    arguments = ("--model", folder, "--benchmark", collection, "--output", tmp_path / "out")
+    with pytest.raises(UserError, match="the embedding of query 'q0-de' is not finite"):
+        run_command(*arguments)
+    assert not (tmp_path / "out" / REPORT).exists()

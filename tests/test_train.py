@@ -1,5 +1,6 @@
 """Whole runs in small: what they leave behind, and that stopping changes nothing."""
 
+import dataclasses
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -18,7 +20,11 @@ from tiny import tiny_config, write_config
 
 from jaxir.config import CompareConfig, Shares
 from jaxir.errors import RunError, UserError
+from jaxir.models.dual_encoder import init_params
+from jaxir.training import loop
+from jaxir.training.inputs import prepare
 from jaxir.training.run import run
+from jaxir.training.sharding import make_mesh
 
 
 def _weights(workdir):
@@ -76,6 +82,26 @@ def test_the_export_reads_back_as_the_best_checkpoint(finished):
     model = read_model(workdir / "export")
     assert model.query_prefix == config.model.query_prefix
     assert model.config.encoder.hidden_size == 16
+
+
+def test_fewer_queries_on_the_way_are_the_same_ones_against_the_whole_pool(finished):
+    config, workdir = finished
+    inputs = prepare(config, workdir)
+    config = dataclasses.replace(config, model=inputs.model)
+    programs = loop._programs(config)
+    params = init_params(inputs.model, jax.random.key(0))
+    task = inputs.tasks["held_out"]
+    with jax.set_mesh(make_mesh(config.batch_size, config.evaluation.batch_size)):
+        whole, part, again = (
+            loop.evaluate_task(config, programs, params, task, queries) for queries in (0, 20, 20)
+        )
+    assert (part.queries, part.passages) == (20, whole.passages)
+    chosen = [
+        np.flatnonzero((whole.values.in_pool["map"] == value) & (whole.values.question == question))
+        for value, question in zip(part.values.in_pool["map"], part.values.question)
+    ]
+    assert all(len(rows) for rows in chosen)  # each with the value that it has in the whole
+    np.testing.assert_array_equal(part.values.in_pool["map"], again.values.in_pool["map"])
 
 
 def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from jaxir.benchmarks.beir import read_beir
 from jaxir.benchmarks.bm25 import bm25
 from jaxir.benchmarks.cldr import cldr_retrieval_set
-from jaxir.benchmarks.download import xquad_r_folder
+from jaxir.benchmarks.download import local_dataset, xquad_r_folder
 from jaxir.benchmarks.lareqa import read_mlqa_r, read_xquad_r
 from jaxir.benchmarks.miracl import read_miracl
 from jaxir.errors import UserError
@@ -41,7 +41,7 @@ class Benchmark:
 
 
 def _xquad_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
-    folder = benchmark.directory or xquad_r_folder()
+    folder = _folder(benchmark) if benchmark.directory else xquad_r_folder()
     return iter([read_xquad_r(folder, benchmark.passage, not benchmark.allow_partial)])
 
 
@@ -49,7 +49,11 @@ def _mlqa_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
     if not benchmark.directory:
         raise UserError("--directory is missing: where MLQA-R's ar.json ... zh.json lie")
     whole = not benchmark.allow_partial
-    return iter([read_mlqa_r(benchmark.directory, benchmark.passage, whole)])
+    return iter([read_mlqa_r(_folder(benchmark), benchmark.passage, whole)])
+
+
+def _folder(benchmark: Benchmark) -> Path:
+    return local_dataset(benchmark.directory, ("*.json",))
 
 
 def _miracl(benchmark: Benchmark) -> Iterator[RetrievalSet]:

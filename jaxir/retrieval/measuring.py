@@ -13,6 +13,7 @@ from jaxir.errors import UserError
 from jaxir.retrieval.bias import language_shares, rank_correlation
 from jaxir.retrieval.evaluation import QueryValues, SettingsReport, report, summarize
 from jaxir.retrieval.ranks import (
+    check_embeddings,
     passages_above,
     ranks_in_pool,
     ranks_within_language,
@@ -81,6 +82,7 @@ def measure(
     Raises:
         UserError: embeddings that are not finite or do not fit together.
     """
+    check_embeddings(queries, passages, retrieval_set)
     index = make_index(passages, ranking.dtype)
     tie_order = tie_order_of(retrieval_set.passage_ids)
 

@@ -60,13 +60,7 @@ def passages_above(
     """
     query_embeddings = np.asarray(query_embeddings, np.float32)
     passage_embeddings = np.asarray(passage_embeddings, np.float32)
-    _check_embeddings(query_embeddings, retrieval_set.query_ids, "query")
-    _check_embeddings(passage_embeddings, retrieval_set.passage_ids, "passage")
-    if query_embeddings.shape[1] != passage_embeddings.shape[1]:
-        raise UserError(
-            f"query embeddings have width {query_embeddings.shape[1]}, those of the passages "
-            f"{passage_embeddings.shape[1]}: encode both with one model"
-        )
+    check_embeddings(query_embeddings, passage_embeddings, retrieval_set)
     mesh = data_mesh()
     columns = _columns(retrieval_set)
     # row 0 stands in for the padding, whose scores are replaced
@@ -122,14 +116,33 @@ def tie_order_of(passage_ids: list[str]) -> Int[np.ndarray, "P"]:
     return tie_order
 
 
-def _check_embeddings(embeddings: np.ndarray, ids: list[str], side: str) -> None:
-    if embeddings.ndim != 2 or len(embeddings) != len(ids):
+def check_embeddings(
+    query_embeddings: Float[np.ndarray, "Q D"],
+    passage_embeddings: Float[np.ndarray, "P D"],
+    retrieval_set: RetrievalSet,
+) -> None:
+    """Refuse embeddings that cannot be ranked.
+
+    Raises:
+        UserError: they are not finite, naming the text, or do not fit the set or each other.
+    """
+    for side, embeddings, ids in (
+        ("query", query_embeddings, retrieval_set.query_ids),
+        ("passage", passage_embeddings, retrieval_set.passage_ids),
+    ):
+        if embeddings.ndim != 2 or len(embeddings) != len(ids):
+            raise UserError(
+                f"{side} embeddings have shape {embeddings.shape}: {len(ids)} rows are needed"
+            )
+        finite = np.isfinite(embeddings).all(axis=1)
+        if not finite.all():
+            text = ids[int(np.argmin(finite))]
+            raise UserError(f"the embedding of {side} {text!r} is not finite")
+    if query_embeddings.shape[1] != passage_embeddings.shape[1]:
         raise UserError(
-            f"{side} embeddings have shape {embeddings.shape}: {len(ids)} rows are needed"
+            f"query embeddings have width {query_embeddings.shape[1]}, those of the passages "
+            f"{passage_embeddings.shape[1]}: encode both with one model"
         )
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise UserError(f"the embedding of {side} {ids[int(np.argmin(finite))]!r} is not finite")
 
 
 def _columns(retrieval_set: RetrievalSet) -> Columns:
