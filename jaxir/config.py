@@ -13,6 +13,7 @@ from jaxir.errors import UserError
 
 ARCHITECTURES = ("xlm-roberta", "xlm-roberta-xl", "bert")
 POOLINGS = ("cls", "mean")
+REMATS = ("none", "products", "layers")  # nothing; all but matrix products; whole layers
 BENCHMARKS = ("", "cldr", "xquad_r", "mlqa_r")
 PASSAGE_UNITS = ("paragraph", "sentence", "sentence_with_paragraph")
 
@@ -52,6 +53,7 @@ class DualEncoderConfig:
     compute_dtype: str = (
         "bfloat16"  # of matrix products; parameters, softmax and LayerNorm: float32
     )
+    remat: str = "none"  # one of REMATS: what the backward pass computes again to save memory
 
     @property
     def embedding_size(self) -> int:
@@ -173,6 +175,16 @@ class OptimizerConfig:
 
 
 @dataclass
+class ScaleConfig:
+    """How a step is spread over the devices, and what it saves of their memory."""
+
+    texts_at_once: int = 0  # gradient caching: texts a device embeds at a time; 0: all of its own
+    fsdp: bool = False  # parameters and optimizer state split over the devices
+    replicas: int = 1  # with fsdp: whole copies, each split over devices that are near each other
+    gradient_dtype: str = "float32"  # in which gradients are summed over devices
+
+
+@dataclass
 class CheckpointConfig:
     """When checkpoints are written, and which are kept."""
 
@@ -225,6 +237,7 @@ class Config:
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
@@ -235,6 +248,8 @@ CHOICES = {
     "model.encoder.architecture": ARCHITECTURES,
     "model.pooling": POOLINGS,
     "model.compute_dtype": ("float32", "bfloat16"),
+    "model.remat": REMATS,
+    "scale.gradient_dtype": ("float32", "bfloat16"),
     "data.passage": PASSAGE_UNITS,
     "hybrid.language_weights": ("uniform", "size", "temperature"),
     "hybrid.pair_per": ("row", "batch"),
@@ -251,12 +266,13 @@ POSITIVE = (
     *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
     *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
     *("checkpoint.keep", "evaluation.batch_size", "watch.every", "compare.seeds"),
+    "scale.replicas",
 )
 NOT_NEGATIVE = (
     *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
     *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
-    *("evaluation.every", "evaluation.queries"),
+    *("evaluation.every", "evaluation.queries", "scale.texts_at_once"),
 )
 UNDER_ONE = (
     *("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),

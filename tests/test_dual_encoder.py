@@ -78,7 +78,8 @@ def test_head_matches_float64(pooling, dense, projection, normalize):
 
 def loss_of(config):
     def loss(params, ids, mask, key):
-        embeddings = embed(config, params, ids, mask, dropout_key=key)
+        keys = None if key is None else jax.random.split(key, len(ids))
+        embeddings = embed(config, params, ids, mask, dropout_keys=keys)
         return jnp.mean((embeddings - 0.1) ** 2) * 16, embeddings
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -132,12 +133,13 @@ def test_eight_devices_agree_with_one(architecture, dropout, placement):
     )
 
 
-def test_dropout_needs_a_key_and_depends_on_it():
+def test_dropout_needs_keys_and_depends_on_them():
     config = tiny()
     params = init_params(config, jax.random.key(0))
-    run = jax.jit(lambda key: embed(config, params, *batch(), dropout_key=key))
-    keys = (None, jax.random.key(1), jax.random.key(1), jax.random.key(2))
-    plain, first, again, other = (np.asarray(run(key)) for key in keys)
+    run = jax.jit(lambda keys: embed(config, params, *batch(), dropout_keys=keys))
+    rows = len(batch()[0])
+    one, two = (jax.random.split(jax.random.key(seed), rows) for seed in (1, 2))
+    plain, first, again, other = (np.asarray(run(keys)) for keys in (None, one, one, two))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - plain).max() > 1e-2
     assert np.abs(first - other).max() > 1e-2

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxir.config import LossConfig
+from jaxir.training import losses
 from jaxir.training.losses import clamped_temperature, contrastive_loss
 
 BATCH, NEGATIVES, WIDTH = 16, 2, 12
@@ -39,7 +40,7 @@ def _log_softmax_mean(scores, positives):
 def _oracle(inputs, config):
     queries, passages, query_cluster, passage_cluster, present = inputs
     every = len(passages) // len(queries)
-    losses = []
+    parts = []
     for width in (*config.matryoshka, WIDTH):
         q, p = queries[:, :width], passages[:, :width]
         if width < WIDTH:
@@ -56,10 +57,10 @@ def _oracle(inputs, config):
                 dropped = not present[j] or (config.false_negatives == "mask" and same)
                 if dropped and not own:
                     scores[i, j] = -np.inf
-        losses.append(_log_softmax_mean(scores, positives))
+        parts.append(_log_softmax_mean(scores, positives))
         if config.directions == "both":
-            losses.append(_log_softmax_mean(scores[:, ::every].T, positives[:, ::every].T))
-    return np.mean(losses)
+            parts.append(_log_softmax_mean(scores[:, ::every].T, positives[:, ::every].T))
+    return np.mean(parts)
 
 
 @pytest.mark.parametrize("negatives", [0, NEGATIVES])
@@ -82,6 +83,28 @@ def test_loss_equals_the_definition(mesh, negatives, false_negatives, directions
     ]
     found = loss(*(jax.device_put(x, P("data")) for x in arrays))
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_anchors_in_chunks_change_neither_loss_nor_gradient(mesh, monkeypatch):
+    config = LossConfig(matryoshka=(4,))
+    inputs = _inputs(NEGATIVES)
+    arrays = [
+        jnp.asarray(x, {"f": "float32", "i": "int32", "b": "bool"}[x.dtype.kind]) for x in inputs
+    ]
+    arrays = [jax.device_put(x, P("data")) for x in arrays]
+
+    def found():
+        def loss(*embeddings):
+            return contrastive_loss(*embeddings, *arrays[2:], 0.05, config)[0]
+
+        return jax.device_get(jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arrays[:2]))
+
+    whole = found()
+    # the scores of one anchor at a time
+    monkeypatch.setattr(losses, "MOST_SCORES", len(inputs[1]))
+    chunked = found()
+    assert losses._chunks(BATCH, len(inputs[1])) == BATCH // mesh.size
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), chunked, whole)
 
 
 def test_a_false_negative_costs_nothing_when_masked():

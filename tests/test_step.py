@@ -7,10 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxir.config import Config, EncoderConfig, LossConfig, ModelConfig, OptimizerConfig
+from jaxir.config import (
+    Config,
+    EncoderConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScaleConfig,
+)
+from jaxir.errors import UserError
+from jaxir.training import sharding
 from jaxir.training.optimizer import decayed, learning_rate
 from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
-from jaxir.training.step import batch_loss, compile_step, init_state, matmul_flops
+from jaxir.training.step import batch_loss, compile_step, init_state, make_state, matmul_flops
 
 BATCH = 16
 
@@ -69,6 +78,89 @@ def test_one_device_and_eight_have_one_loss_and_gradient(dropout):
     assert one_loss == pytest.approx(eight_loss, abs=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
     assert np.abs(one["log_temperature"]) > 1e-6
+
+
+def _gradient(config, dropout, devices=8, replicas=1):
+    """Loss and gradient of the batch on a mesh, parameters placed by the config's rule."""
+    shape = (replicas, devices // replicas)
+    mesh = jax.make_mesh(shape, ("replica", "data"), devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        state = make_state(config, None, mesh)
+        key = jax.random.key(5) if dropout else None
+        function = jax.value_and_grad(lambda p, b: batch_loss(p, b, config, key)[0])
+        loss, gradient = jax.jit(function)(state["params"], to_devices(_batch(), mesh))
+        return float(loss), jax.device_get(replicate(gradient, mesh)), state
+
+
+def _assert_same(one, other):
+    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[1], other[1])
+
+
+@pytest.mark.parametrize(("devices", "texts_at_once"), [(1, 4), (8, 1)])
+def test_gradient_caching_changes_nothing(devices, texts_at_once):
+    plain = _gradient(_config(dropout=0.2), 0.2, devices)
+    config = _config(dropout=0.2, scale=ScaleConfig(texts_at_once=texts_at_once))
+    _assert_same(_gradient(config, 0.2, devices), plain)
+
+
+@pytest.mark.parametrize("remat", ["products", "layers"])
+def test_remat_changes_nothing(remat):
+    config = _config(dropout=0.2)
+    plain = _gradient(config, 0.2)
+    config.model.remat = remat
+    _assert_same(_gradient(config, 0.2), plain)
+
+
+def test_fsdp_changes_nothing_but_where_things_stand(monkeypatch):
+    replicas = 2
+    monkeypatch.setattr(sharding, "SPLIT_FROM", 1)
+    plain = _gradient(_config(dropout=0.2), 0.2)
+    config = _config(dropout=0.2, scale=ScaleConfig(fsdp=True, replicas=replicas, texts_at_once=1))
+    loss, gradient, state = _gradient(config, 0.2, replicas=replicas)
+    _assert_same((loss, gradient), plain)
+    kernels = state["params"]["model"]["encoder"]["layers"]["intermediate"]["kernel"]
+    moments = state["optimizer"][1][0].mu["model"]["encoder"]["layers"]["intermediate"]["kernel"]
+    for leaf in (kernels, moments):
+        # layers are stacked along the first axis, which is not split
+        assert leaf.sharding.spec == jax.sharding.PartitionSpec(None, None, "data")
+        assert leaf.addressable_shards[0].data.size == leaf.size * replicas / 8
+    table = state["params"]["model"]["encoder"]["token_embedding"]["embedding"]
+    assert table.addressable_shards[0].data.size == table.size * replicas / 8
+
+
+def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
+    monkeypatch.setattr(sharding, "SPLIT_FROM", 1)
+
+    def losses(config):
+        mesh = jax.make_mesh((config.scale.replicas, 8 // config.scale.replicas), sharding.AXES)
+        with jax.set_mesh(mesh):
+            state, batch = make_state(config, None, mesh), to_devices(_batch(), mesh)
+            step, _ = compile_step(config, state, batch)
+            found = []
+            for _ in range(5):
+                state, metrics = step(state, batch)
+                found.append(float(metrics["loss"]))
+        return found
+
+    config = _config(dropout=0.1, scale=ScaleConfig(texts_at_once=1, fsdp=True, replicas=2))
+    config.model.remat = "layers"
+    plain = losses(_config(dropout=0.1))
+    np.testing.assert_allclose(losses(config), plain, atol=1e-4)
+    rounded = losses(_config(dropout=0.1, scale=ScaleConfig(gradient_dtype="bfloat16")))
+    np.testing.assert_allclose(rounded, plain, atol=0.05)
+    assert rounded != plain
+
+
+def test_impossible_scales_are_refused():
+    for scale, message in (
+        (ScaleConfig(replicas=3), "replicas = 3: must divide the 8 devices"),
+        (ScaleConfig(texts_at_once=4), "texts_at_once = 4: must divide the 2 pairs"),
+    ):
+        config = _config(scale=scale)
+        config.evaluation.batch_size = 8
+        with pytest.raises(UserError, match=message):
+            make_mesh(config)
 
 
 def test_dropout_matters_and_follows_the_seed():
@@ -178,15 +270,15 @@ def test_adamw_agrees_with_float64():
 
 
 def test_a_process_holds_its_contiguous_rows():
-    mesh = make_mesh(BATCH, 8)
+    config = _config()
+    config.evaluation.batch_size = 8
+    mesh = make_mesh(config)
     assert process_rows(mesh, BATCH) == slice(0, BATCH)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    from jaxir.errors import UserError
-
     with pytest.raises(UserError, match="batch_size = 12: must be a multiple of the 8 devices"):
-        make_mesh(12, 8)
+        make_mesh(dataclasses.replace(_config(), batch_size=12))
 
 
 def test_the_seed_decides_the_weights():

@@ -91,7 +91,7 @@ def test_fewer_queries_on_the_way_are_the_same_ones_against_the_whole_pool(finis
     programs = loop._programs(config)
     params = init_params(inputs.model, jax.random.key(0))
     task = inputs.tasks["held_out"]
-    with jax.set_mesh(make_mesh(config.batch_size, config.evaluation.batch_size)):
+    with jax.set_mesh(make_mesh(config)):
         whole, part, again = (
             loop.evaluate_task(config, programs, params, task, queries) for queries in (0, 20, 20)
         )

@@ -168,6 +168,14 @@ def _report(
         "resamples": resamples,
         "systems": {name: one.to_dict() for name, one in result.systems.items()},
         "intervals": plain(intervals),
+        "against": {
+            name: {key: dataclasses.asdict(one) for key, one in compare(other, ours).items()}
+            for name, other, ours in (
+                (system, one.values, figures.values)
+                for system, one in result.systems.items()
+                if system != model
+            )
+        },
         "language_shares": {str(k): plain(share) for k, share in result.shares.items()},
         "pool_shares": plain(result.pool),
         "seconds": seconds,
@@ -221,6 +229,15 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
     }
     level = f"95 % intervals of {report['resamples']:,} bootstrap samples"
     print_measures(f"{model}: {level}", figures, intervals)
+    for name, found in report["against"].items():
+        said = []
+        for setting in SETTINGS:
+            one = found.get(f"{setting}/map")
+            if one:
+                p = "< 0.001" if one["p_value"] < 0.001 else f"= {one['p_value']:.3f}"
+                difference = one["second"] - one["first"]
+                said.append(f"{setting.replace('_', '-')} {difference:+.3f} (p {p})")
+        print(f"mAP against {name}: {', '.join(said)}")
     notes = []
     if report["ranking"]["approximate_recall"] is not None:
         notes.append(f"approximate search, recall {report['ranking']['approximate_recall']}")

@@ -29,7 +29,7 @@ class DualEncoder(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         init = nnx.initializers.normal(0.02)
         width = config.encoder.hidden_size
-        self.encoder = Encoder(config.encoder, dtype, rngs)
+        self.encoder = Encoder(config.encoder, dtype, rngs, config.remat)
         if config.dense:
             self.dense = nnx.Linear(width, config.dense, dtype=dtype, kernel_init=init, rngs=rngs)
         if config.projection:
@@ -43,10 +43,10 @@ class DualEncoder(nnx.Module):
             )
 
     def __call__(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], dropout_key: PRNGKeyArray | None
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], dropout_keys: PRNGKeyArray | None
     ) -> Float[Array, "B D"]:
         """Embeddings in float32."""
-        states = self.encoder(ids, mask, dropout_key).astype(jnp.float32)
+        states = self.encoder(ids, mask, dropout_keys).astype(jnp.float32)
         x = mean_pool(states, first_of(mask) if self.config.pooling == "cls" else mask)
         if self.config.dense:
             x = jnp.tanh(self.dense(x).astype(jnp.float32))
@@ -104,15 +104,15 @@ def embed(
     ids: Int[Array, "B L"],
     mask: Bool[Array, "B L"],
     *,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_keys: PRNGKeyArray | None = None,
 ) -> Float[Array, "B D"]:
-    """Embeddings of tokenised texts, in float32; without a key there is no dropout.
+    """Embeddings of tokenised texts, in float32; without keys, one a text, there is no dropout.
 
     Raises:
         UserError: the texts are longer than the model's position table.
     """
     with _precision(config):
-        return _with_params(config, params)(jnp.asarray(ids), jnp.asarray(mask, bool), dropout_key)
+        return _with_params(config, params)(jnp.asarray(ids), jnp.asarray(mask, bool), dropout_keys)
 
 
 def hidden_states(

@@ -21,6 +21,11 @@ from jaxir.config import EncoderConfig
 from jaxir.errors import UserError
 
 _INIT = nnx.initializers.normal(0.02)
+# what each layer keeps for the backward pass besides its input; the rest is computed again
+_KEPT = {
+    "layers": jax.checkpoint_policies.nothing_saveable,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 def gathered(params):
@@ -52,13 +57,18 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "
     )
 
 
-def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Inverted dropout; the mask is a function of key and global position, not of the devices."""
-    if key is None or rate == 0:
+def fold(keys: PRNGKeyArray | None, number: int | Int[Array, ""]) -> PRNGKeyArray | None:
+    """Keys of one of the places where the texts of a batch meet chance; None stays None."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def dropout(
+    x: Float[Array, "B ..."], rate: float, keys: PRNGKeyArray | None
+) -> Float[Array, "B ..."]:
+    """Inverted dropout; a text's mask depends on its own key alone, not on chunks or devices."""
+    if keys is None or rate == 0:
         return x
-    sharding = jax.typeof(x).sharding
-    sharding = sharding if sharding.mesh.explicit_axes else None
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=sharding)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
@@ -68,7 +78,7 @@ def attention(
     value: Float[Array, "B L H K"],
     mask: Bool[Array, "B L"],
     rate: float = 0.0,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_keys: PRNGKeyArray | None = None,
 ) -> Float[Array, "B L H K"]:
     """Scaled dot-product attention to the tokens of the mask, with dropout on the probabilities.
 
@@ -76,11 +86,11 @@ def attention(
     Source: arXiv 1706.03762, section 3.2.1.
     """
     mask = mask[:, None, None, :]
-    if dropout_key is None or rate == 0:
+    if dropout_keys is None or rate == 0:
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
     scores = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-    probabilities = dropout(jax.nn.softmax(scores), rate, dropout_key).astype(value.dtype)
+    probabilities = dropout(jax.nn.softmax(scores), rate, dropout_keys).astype(value.dtype)
     return jnp.einsum("bhlm,bmhk->blhk", probabilities, value)
 
 
@@ -118,14 +128,14 @@ class Layer(nnx.Module):
         self.feed_forward_norm = Norm(config, rngs=rngs)
 
     def attend(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
     ) -> Float[Array, "B L D"]:
         """Multi-head self-attention."""
         heads = (*x.shape[:2], self.config.heads, -1)
-        query, keys, values = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
+        query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
         rate = self.config.attention_dropout
         return self.attention_output(
-            attention(query, keys, values, mask, rate, key).reshape(x.shape)
+            attention(query, key, value, mask, rate, keys).reshape(x.shape)
         )
 
     def feed_forward(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -133,24 +143,25 @@ class Layer(nnx.Module):
         return self.output(jax.nn.gelu(self.intermediate(x), approximate=False))
 
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
     ) -> Float[Array, "B L D"]:
-        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no key, no dropout."""
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no keys, no dropout."""
+        first, second, third = (fold(keys, number) for number in range(3))
         drop = partial(dropout, rate=self.config.dropout)
         if self.config.architecture == "xlm-roberta-xl":
-            x = x + drop(self.attend(self.attention_norm(x), mask, keys[0]), key=keys[1])
-            return x + drop(self.feed_forward(self.feed_forward_norm(x)), key=keys[2])
-        x = self.attention_norm(x + drop(self.attend(x, mask, keys[0]), key=keys[1]))
-        return self.feed_forward_norm(x + drop(self.feed_forward(x), key=keys[2]))
+            x = x + drop(self.attend(self.attention_norm(x), mask, first), keys=second)
+            return x + drop(self.feed_forward(self.feed_forward_norm(x)), keys=third)
+        x = self.attention_norm(x + drop(self.attend(x, mask, first), keys=second))
+        return self.feed_forward_norm(x + drop(self.feed_forward(x), keys=third))
 
 
 class Encoder(nnx.Module):
     """Embeddings and a stack of layers whose parameters have a leading axis N."""
 
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.config = config
-        self.dtype = dtype
+    def __init__(
+        self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str = "none"
+    ):
+        self.config, self.dtype, self.remat = config, dtype, remat
         embedding = partial(nnx.Embed, features=config.hidden_size, embedding_init=_INIT, rngs=rngs)
         self.token_embedding = embedding(config.vocab_size)
         self.position_embedding = embedding(config.positions)
@@ -163,7 +174,7 @@ class Encoder(nnx.Module):
             self.embedding_norm = Norm(config, rngs=rngs)
 
     def embed(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
     ) -> Float[Array, "B L D"]:
         """Sum of token, position and token type 0, normalised but in XL."""
         length, positions = ids.shape[1], self.position_embedding.embedding[...]
@@ -176,16 +187,16 @@ class Encoder(nnx.Module):
         x = x + self.token_type_embedding.embedding[...][None, :1]
         if self.config.architecture != "xlm-roberta-xl":
             x = self.embedding_norm(x)
-        return dropout(x, self.config.dropout, key).astype(self.dtype)
+        return dropout(x, self.config.dropout, keys).astype(self.dtype)
 
     def __call__(
         self,
         ids: Int[Array, "B L"],
         mask: Bool[Array, "B L"],
-        dropout_key: PRNGKeyArray | None = None,
+        dropout_keys: PRNGKeyArray | None = None,
         all_states: bool = False,
     ) -> Float[Array, "B L D"] | Float[Array, "states B L D"]:
-        """Last hidden states, or those of the embeddings and of every layer; no key, no dropout.
+        """Last hidden states, or those of the embeddings and of every layer; no keys, no dropout.
 
         As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
 
@@ -197,17 +208,18 @@ class Encoder(nnx.Module):
                 f"texts of {ids.shape[1]} tokens: the model has positions for "
                 f"{self.config.max_tokens}; cut them or raise model.encoder.positions"
             )
-        first, rest = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        keys = None if rest is None else jax.random.split(rest, self.config.layers)
         graph, layers = nnx.split(self.layers)
 
-        def step(x, layer_and_key):
-            layer, key = layer_and_key
-            x = nnx.merge(graph, gathered(layer))(x, mask, key)
+        def step(x, layer_and_number):
+            layer, number = layer_and_number
+            x = nnx.merge(graph, gathered(layer))(x, mask, fold(dropout_keys, number))
             return x, x if all_states else None
 
-        embedded = self.embed(ids, mask, first)
-        last, states = jax.lax.scan(step, embedded, (layers, keys))
+        if self.remat != "none":
+            step = jax.checkpoint(step, policy=_KEPT[self.remat], prevent_cse=False)
+        numbers = jnp.arange(self.config.layers)
+        embedded = self.embed(ids, mask, fold(dropout_keys, self.config.layers))
+        last, states = jax.lax.scan(step, embedded, (layers, numbers))
         if self.config.architecture == "xlm-roberta-xl":
             last = self.final_norm(last)
         if not all_states:

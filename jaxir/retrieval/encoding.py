@@ -89,5 +89,5 @@ def _to_devices(array: np.ndarray) -> Array:
     if mesh.empty:
         return jax.device_put(array)
     return jax.device_put(
-        array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
     )

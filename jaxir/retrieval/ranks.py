@@ -177,14 +177,14 @@ def _count_blocks(
 ) -> Int[np.ndarray, "Q R N"]:
     """Count block by block; every block has one shape, so that one program serves them all."""
     whole = NamedSharding(mesh, PartitionSpec())
-    by_query = NamedSharding(mesh, PartitionSpec("data"))
+    by_query = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     relevant = retrieval_set.relevant
     right = columns.column[np.maximum(relevant, 0)]
     tie_order = jax.device_put(columns.tie_order, whole)
     chunk_language = jax.device_put(columns.chunk_language, whole)
     counts = []
     size = min(QUERIES_PER_DEVICE, max(1, MOST_SCORES // len(columns.passage)))
-    size *= mesh.shape["data"]
+    size *= mesh.size
     for start in range(0, len(relevant), size):
         block = slice(start, min(start + size, len(relevant)))
         block_rows, block_right = (
@@ -206,7 +206,7 @@ def _counter(mesh: Mesh, from_embeddings: bool) -> Callable:
             scores = jnp.einsum("kd,bd->kb", passages, rows, precision=HIGHEST)
         return count_above(scores, right, tie_order, chunk_language)
 
-    by_query, whole = PartitionSpec("data"), PartitionSpec()
+    by_query, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(
         count, mesh=mesh, in_specs=(by_query, by_query, whole, whole, whole), out_specs=by_query
     )

@@ -71,5 +71,5 @@ def make_text_encoder(model: TrainedModel, batch_size: int) -> TextEncoder:
     mesh = data_mesh()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     placed = dataclasses.replace(model, params=jax.device_put(model.params, everywhere))
-    devices = mesh.shape["data"]
+    devices = mesh.size
     return TextEncoder(placed, -(-batch_size // devices) * devices, make_embed(model.config))

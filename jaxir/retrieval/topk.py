@@ -236,7 +236,7 @@ def _scan(
 def _layout(index: Index, chunk_bytes: int) -> tuple[Mesh, int, int]:
     """The mesh, the rows of a step on each device, and the rows of a chunk on all of them."""
     mesh = data_mesh()
-    devices = mesh.shape["data"]
+    devices = mesh.size
     rows = -(-len(index) // devices)
     step = min(STEP_ROWS, -(-rows // ALIGNED_ROWS) * ALIGNED_ROWS)
     row_bytes = index.width * index.embeddings.dtype.itemsize
@@ -246,7 +246,7 @@ def _layout(index: Index, chunk_bytes: int) -> tuple[Mesh, int, int]:
 
 def _send_chunks(index: Index, mesh: Mesh, size: int) -> Iterator[Chunk]:
     """Chunks on the devices; while one is used, a thread reads and sends the next."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     finite = _finite_rows(mesh)
     scales = np.empty(0, np.float32) if index.scales is None else index.scales
 
@@ -284,7 +284,7 @@ def _finite_rows(mesh: Mesh) -> Callable[[Array, Array], Array]:
             return jnp.isfinite(scales)
         return jnp.isfinite(jnp.sum(jnp.abs(rows.astype(jnp.float32)), axis=1))
 
-    by_row, whole = PartitionSpec("data"), NamedSharding(mesh, PartitionSpec())
+    by_row, whole = PartitionSpec(mesh.axis_names), NamedSharding(mesh, PartitionSpec())
     sharded = jax.shard_map(finite, mesh=mesh, in_specs=(by_row, by_row), out_specs=by_row)
     return jax.jit(sharded, out_shardings=whole)
 
@@ -352,7 +352,7 @@ def _program(mesh: Mesh, step: int, k: int, recall: float | None) -> Callable:
 
     def local(queries, rows, scales, scores, places, first, total):
         before = Best(scores, places)
-        begin = first + jax.lax.axis_index("data") * rows.shape[0]
+        begin = first + jax.lax.axis_index(mesh.axis_names) * rows.shape[0]
 
         def body(best: Best, number: Array) -> tuple[Best, None]:
             start = number * step
@@ -368,12 +368,12 @@ def _program(mesh: Mesh, step: int, k: int, recall: float | None) -> Callable:
         numbers = jnp.arange(rows.shape[0] // step, dtype=jnp.int32)
         mine, _ = jax.lax.scan(body, nothing, numbers)
         everyone = (
-            jnp.moveaxis(jax.lax.all_gather(part, "data"), 0, 1).reshape(len(part), -1)
+            jnp.moveaxis(jax.lax.all_gather(part, mesh.axis_names), 0, 1).reshape(len(part), -1)
             for part in mine
         )
         return tuple(before.merged(*everyone))
 
-    by_row, whole = PartitionSpec("data"), PartitionSpec()
+    by_row, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(
         local,
         mesh=mesh,

@@ -27,8 +27,14 @@ from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
 from jaxir.training.inputs import Inputs, Task
 from jaxir.training.meter import Meter
 from jaxir.training.report import Report, progress_line
-from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
-from jaxir.training.step import State, batch_loss, compile_step, init_state
+from jaxir.training.sharding import make_mesh, process_rows, to_devices
+from jaxir.training.step import (
+    State,
+    abstract_state,
+    batch_loss,
+    compile_step,
+    make_state,
+)
 from jaxir.training.workdir import claim
 
 logger = logging.getLogger(__name__)
@@ -79,7 +85,7 @@ def train(
         UserError: the config does not fit the data or the devices, or the disk is full.
         RunError: the loss is not finite; or the run was stopped, and saved before.
     """
-    mesh = make_mesh(config.batch_size, config.evaluation.batch_size)
+    mesh = make_mesh(config)
     claim(workdir, config)
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
     loader = _loader(inputs, config, inputs.training, hybrid)
@@ -90,9 +96,9 @@ def train(
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.evaluation.best)
     config = dataclasses.replace(config, model=inputs.model)
     with jax.set_mesh(mesh), closing(checkpoints), _stop_signal() as stop:
-        state = replicate(init_state(config, inputs.params), mesh)
-        restored = checkpoints.restore_latest(_abstract(state))
-        start, state = restored or (0, state)
+        abstract = abstract_state(config, inputs.params, mesh)
+        restored = checkpoints.restore_latest(abstract)
+        start, state = restored or (0, make_state(config, inputs.params, mesh))
         programs = programs or _programs(config)
         programs.prepare(state, to_devices(loader.batch(start, rows), mesh))
         if start < config.steps:
@@ -129,7 +135,7 @@ def train(
         checkpoints.wait()
         best = checkpoints.best_step()
         if best is not None and best != config.steps:
-            state = checkpoints.restore(best, _abstract(state))
+            state = checkpoints.restore(best, abstract)
         return state["params"]["model"], programs
 
 
@@ -222,12 +228,6 @@ def _compile(config: Config, state: State, batch: dict[str, Array]) -> jax.stage
         cost["flops"] / jax.device_count(),
     )
     return step
-
-
-def _abstract(state: State) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
 
 
 def _due(done: int, every: int) -> bool:

@@ -1,15 +1,29 @@
 """InfoNCE over the global batch.
 
-Dimension key: B queries, P passages (P = B * (1 + hard negatives); the own passage of query i is
-passage i * P / B, its hard negatives follow it), D embedding width.
+Dimension key: B pairs, P passages (P = B * (1 + hard negatives); the own passage of query i is
+passage i * P / B, its hard negatives follow it), A anchors, M candidates, D embedding width.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxir.config import LossConfig
-from jaxir.training.sharding import gather, split
+from jaxir.training.sharding import gather, in_chunks, split
+
+# On a device: beyond that the loss goes through its anchors in chunks, so that no device holds
+# batch x batch.
+MOST_SCORES = 1 << 26
+
+
+class Side(NamedTuple):
+    """One side of the batch: the queries, or the passages."""
+
+    embeddings: Float[Array, "_ D"]
+    cluster: Int[Array, "_"]
+    present: Bool[Array, "_"]
 
 
 def contrastive_loss(
@@ -29,47 +43,73 @@ def contrastive_loss(
     References:
         van den Oord et al., arXiv 1807.03748; Kusupati et al., arXiv 2205.13147 (Matryoshka).
     """
-    passages = gather(passages)
-    own = _own(len(queries), len(passages))
-    same = query_cluster[:, None] == gather(passage_cluster)[None, :]
-    present = gather(passage_present)[None, :]
-    allowed = own | present if config.false_negatives != "mask" else own | (present & ~same)
-    positives = own | (same & present) if config.false_negatives == "positives" else own
-    widths = (*config.matryoshka, queries.shape[1])
+    every = len(passages) // len(queries)
+    query = Side(queries, query_cluster, jnp.ones_like(query_cluster, dtype=bool))
+    passage = Side(passages, passage_cluster, passage_present)
+    own_passage = Side(*(x.reshape(len(queries), every, *x.shape[1:])[:, 0] for x in passage))
     losses = []
-    for width in widths:
-        narrow = width < queries.shape[1]
-        q, p = (_normalize(x[:, :width]) if narrow else x for x in (queries, passages))
-        scores = jnp.einsum("bd,pd->bp", q, p, precision="highest") / temperature
-        scores = jnp.where(allowed, scores, -jnp.inf)
-        losses.append(_info_nce(scores, positives, axis=1))
+    for width in (*config.matryoshka, queries.shape[1]):
+        loss, accuracy = _direction(query, passage, every, width, temperature, config)
+        losses.append(loss)
         if config.directions == "both":
-            every = len(passages) // len(queries)
-            losses.append(_info_nce(scores[:, ::every], positives[:, ::every], axis=0))
-    best = jnp.max(scores, axis=1) == jnp.sum(jnp.where(own, scores, 0.0), axis=1)
-    return jnp.stack(losses).mean(), best.astype(jnp.float32).mean()
+            losses.append(_direction(own_passage, query, 1, width, temperature, config)[0])
+    return jnp.stack(losses).mean(), accuracy
 
 
-def _own(queries: int, passages: int) -> Bool[Array, "B P"]:
-    rows = split(jnp.arange(queries) * (passages // queries))
-    return rows[:, None] == jnp.arange(passages)[None, :]
+def _direction(
+    anchors: Side,
+    candidates: Side,
+    every: int,
+    width: int,
+    temperature: Float[Array, ""] | float,
+    config: LossConfig,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean loss of the anchors, whose own candidates are every so many, and how many come first."""
+    gathered = Side(*map(gather, candidates))
+    count, others = len(anchors.cluster), len(gathered.cluster)
+    narrow = width < gathered.embeddings.shape[1]
+
+    def cut(x: Float[Array, "_ D"]) -> Float[Array, "_ D"]:
+        return _normalize(x[:, :width]) if narrow else x
+
+    right = cut(gathered.embeddings)
+
+    def rows(chunk: tuple[Side, Int[Array, "A"]]) -> tuple[Float[Array, "A"], Bool[Array, "A"]]:
+        some, own_place = chunk
+        own = own_place[:, None] == jnp.arange(others)[None, :]
+        same = some.cluster[:, None] == gathered.cluster[None, :]
+        present = gathered.present[None, :]
+        allowed = own | (present & ~same if config.false_negatives == "mask" else present)
+        positives = own | (same & present) if config.false_negatives == "positives" else own
+        scores = jnp.einsum("ad,md->am", cut(some.embeddings), right, precision="highest")
+        scores = jnp.where(allowed, scores / temperature, -jnp.inf)
+        best = jnp.max(scores, axis=1) == jnp.sum(jnp.where(own, scores, 0.0), axis=1)
+        return _info_nce(scores, positives), best
+
+    places = split(jnp.arange(count, dtype=jnp.int32) * every)
+    losses, best = in_chunks(rows, (anchors, places), _chunks(count, others))
+    return losses.mean(), best.astype(jnp.float32).mean()
+
+
+def _chunks(anchors: int, candidates: int) -> int:
+    """The fewest chunks of each device's anchors that keep its scores within MOST_SCORES."""
+    mesh = jax.sharding.get_abstract_mesh()
+    own = anchors // (1 if mesh.empty else mesh.size)
+    needed = min(own, -(-own * candidates // MOST_SCORES))
+    return next(chunks for chunks in range(needed, own + 1) if own % chunks == 0)
 
 
 def _normalize(x: Float[Array, "_ D"]) -> Float[Array, "_ D"]:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6)
 
 
-def _info_nce(
-    scores: Float[Array, "B P"], positives: Bool[Array, "B P"], axis: int
-) -> Float[Array, ""]:
-    """Mean over the rows (axis 1) or columns (axis 0) of minus the positives' mean log probability.
+def _info_nce(scores: Float[Array, "A M"], positives: Bool[Array, "A M"]) -> Float[Array, "A"]:
+    """Minus the positives' mean log probability, of each anchor.
 
     Several positives share the target evenly (Khosla et al., arXiv 2004.11362, equation 2).
     """
-    log_sum = jax.nn.logsumexp(scores, axis=axis)
-    total = jnp.sum(jnp.where(positives, scores, 0.0), axis=axis)
-    count = jnp.sum(positives, axis=axis).astype(scores.dtype)
-    return jnp.mean(log_sum - total / count)
+    total = jnp.sum(jnp.where(positives, scores, 0.0), axis=1)
+    return jax.nn.logsumexp(scores, axis=1) - total / jnp.sum(positives, axis=1)
 
 
 def clamped_temperature(

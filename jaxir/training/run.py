@@ -20,7 +20,7 @@ from jaxir.training.inputs import Inputs, prepare
 from jaxir.training.loop import Programs, evaluate_task, train
 from jaxir.training.meter import usage
 from jaxir.training.sharding import make_mesh, replicate
-from jaxir.training.step import init_state
+from jaxir.training.step import make_state
 from jaxir.training.workdir import claim
 from jaxir.whole_files import write_json
 
@@ -39,7 +39,7 @@ def run(config: Config, workdir: Path) -> None:
         UserError, RunError: one line each; see `jaxir.errors`.
     """
     # a batch that does not fit the devices fails before any reading
-    make_mesh(config.batch_size, config.evaluation.batch_size)
+    make_mesh(config)
     claim(workdir, config)
     inputs = prepare(config, workdir)
     logger.info("data: %s", json.dumps(inputs.data_report))
@@ -95,14 +95,15 @@ def _train_and_measure(
     results["used"] = dict(
         zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
     )
-    mesh = make_mesh(config.batch_size, config.evaluation.batch_size)
+    mesh = make_mesh(config)
     with jax.set_mesh(mesh):
         results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
+    whole = replicate(params, mesh)  # every process takes part
     if config.watch.export and jax.process_index() == 0:
         write_model(
             workdir / "export",
             config.model,
-            jax.device_get(params),
+            jax.device_get(whole),
             inputs.tokenizer,
             query_prefix=config.model.query_prefix,
             passage_prefix=config.model.passage_prefix,
@@ -136,7 +137,7 @@ def _measure(
         tasks[name] = {"trained": trained.to_dict()}
         if config.evaluation.baselines and name != "held_out":
             if untrained is None:
-                untrained = replicate(init_state(config, inputs.params), mesh)["params"]["model"]
+                untrained = make_state(config, inputs.params, mesh)["params"]["model"]
             before = evaluate_task(config, programs, untrained, task)
             tasks[name] |= {
                 "untrained": before.to_dict(),

@@ -1,40 +1,61 @@
-"""One mesh with one explicit axis, `data`: batches are split over it, parameters stand on every
-device.
+"""One mesh, and one rule for what stands where.
 
-Dimension key: B pairs of the global batch.
+Dimension key: B pairs of the global batch, C chunks.
+
+Batches are split over all devices. Parameters and optimizer state stand on every device or, with
+FSDP, are split over the axis `data`; the axis `replica` then counts whole copies, so that on many
+hosts parameters are gathered between devices that are near each other and only gradients travel
+far.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from jaxir.config import Config
 from jaxir.errors import UserError
 
-DATA = PartitionSpec("data")
+AXES = ("replica", "data")
 REPLICATED = PartitionSpec()
+SPLIT_FROM = 1 << 14  # numbers; to gather less is not worth a message
 
 
-def make_mesh(batch_size: int, evaluation_batch_size: int) -> Mesh:
-    """All devices of all processes on the axis `data`.
+def make_mesh(config: Config) -> Mesh:
+    """All devices of all processes.
 
     Raises:
-        UserError: a global batch cannot be split evenly over them.
+        UserError: they cannot be divided among the replicas, or a global batch among them.
     """
-    devices = jax.device_count()
-    sizes = {"batch_size": batch_size, "evaluation.batch_size": evaluation_batch_size}
-    for name, size in sizes.items():
+    devices, replicas = jax.device_count(), config.scale.replicas
+    if devices % replicas:
+        raise UserError(f"config.scale.replicas = {replicas}: must divide the {devices} devices")
+    for name, size in (
+        ("batch_size", config.batch_size),
+        ("evaluation.batch_size", config.evaluation.batch_size),
+    ):
         if size % devices:
             raise UserError(f"config.{name} = {size}: must be a multiple of the {devices} devices")
-    return jax.make_mesh((devices,), ("data",))
+    texts = config.scale.texts_at_once
+    if texts and config.batch_size // devices % texts:
+        raise UserError(
+            f"config.scale.texts_at_once = {texts}: must divide the {config.batch_size // devices} "
+            "pairs that each device has of a batch"
+        )
+    return jax.make_mesh((replicas, devices // replicas), AXES)
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
     """The contiguous rows of the global batch that this process's devices hold."""
-    indexes = NamedSharding(mesh, DATA).addressable_devices_indices_map((batch_size,)).values()
+    indexes = (
+        NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        .addressable_devices_indices_map((batch_size,))
+        .values()
+    )
     slices = [index[0].indices(batch_size)[:2] for index in indexes if index is not None]
     start, stop = min(first for first, _ in slices), max(last for _, last in slices)
     if sum(last - first for first, last in slices) != stop - start:
@@ -44,7 +65,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """Global arrays from each process's rows of the batch."""
-    sharding = NamedSharding(mesh, DATA)
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
@@ -52,8 +73,30 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    """The same arrays on every device; what is split over processes is gathered."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, REPLICATED))(tree)
+
+
+def state_shardings(state: Any, mesh: Mesh, fsdp: bool) -> Any:
+    """Where each leaf of a state stands.
+
+    With FSDP a large leaf is split over `data` along its longest axis that the devices divide. The
+    first axis of stacked layers is not split, since a step gathers one layer after the other. The
+    optimizer's moments have the shapes of the parameters, and so their shardings.
+    """
+    devices = mesh.shape["data"]
+
+    def sharding(path: tuple, leaf: Array) -> NamedSharding:
+        stacked = any(getattr(key, "key", None) == "layers" for key in path)
+        axes = [
+            axis for axis in range(int(stacked), len(leaf.shape)) if leaf.shape[axis] % devices == 0
+        ]
+        if not fsdp or not axes or np.prod(leaf.shape) < SPLIT_FROM:
+            return NamedSharding(mesh, REPLICATED)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+
+    return jax.tree.map_with_path(sharding, state)
 
 
 def gather(array: Array) -> Array:
@@ -64,7 +107,32 @@ def gather(array: Array) -> Array:
 
 
 def split(array: Array) -> Array:
-    """Rows of a replicated array split over the axis `data`; inside `jit`."""
+    """Rows of a replicated array split over the devices; inside `jit`."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
-    return jax.reshard(array, DATA)
+    return jax.reshard(array, PartitionSpec(jax.sharding.get_abstract_mesh().axis_names))
+
+
+def in_chunks(function: Callable[[Any], Any], arrays: Any, chunks: int) -> Any:
+    """Apply a function of rows to one chunk of every device's rows after the other.
+
+    Nothing of a chunk but its result is kept for the backward pass, which computes it again.
+
+    Args:
+        function: from arrays of n rows to arrays of n rows.
+        arrays: a tree of arrays whose rows are split over the devices.
+        chunks: how many; they divide each device's rows.
+    """
+    if chunks == 1:
+        return function(arrays)
+
+    def apart(x: Array) -> Array:
+        # neighbouring rows go to different chunks, and so a device's to all of them
+        return jnp.moveaxis(x.reshape(-1, chunks, *x.shape[1:]), 1, 0)
+
+    def together(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(-1, *x.shape[2:])
+
+    results = jax.lax.map(jax.checkpoint(function, prevent_cse=False), jax.tree.map(apart, arrays))
+    return jax.tree.map(together, results)

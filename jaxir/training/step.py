@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxir.config import Config
 from jaxir.models import dual_encoder
 from jaxir.training.losses import clamped_temperature, contrastive_loss
 from jaxir.training.optimizer import learning_rate, make_optimizer
+from jaxir.training.sharding import in_chunks, split, state_shardings
 
 State = dict[str, Any]
 Metrics = dict[str, Array]
@@ -40,21 +42,56 @@ def init_state(config: Config, model_params: Any | None = None) -> State:
     }
 
 
+def abstract_state(config: Config, model_params: Any | None, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of a state, without making it."""
+    shapes = jax.eval_shape(lambda: init_state(config, model_params))
+    shardings = state_shardings(shapes, mesh, config.scale.fsdp)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def make_state(config: Config, model_params: Any | None, mesh: Mesh) -> State:
+    """State of step 0 on the devices, each of which makes or gets no more than its part."""
+    abstract = abstract_state(config, model_params, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    if model_params is None:
+        return jax.jit(lambda: init_state(config), out_shardings=shardings)()
+    placed = jax.device_put(model_params, shardings["params"]["model"])
+    return jax.jit(lambda params: init_state(config, params), out_shardings=shardings)(placed)
+
+
 def batch_loss(
     params: Any, batch: dict[str, Array], config: Config, dropout_key: Array | None
 ) -> tuple[Array, Metrics]:
-    """Loss of a global batch, and what is worth watching."""
-    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    """Loss of a global batch, and what is worth watching.
 
-    def embed(side: str, key: Array | None) -> Array:
+    With `scale.texts_at_once` this is gradient caching (Gao et al., arXiv 2101.06983): texts are
+    embedded a few at a time, the loss is taken over all, and the backward pass embeds them again.
+    A text's dropout depends on its place in the batch alone, so both passes draw the same.
+    """
+
+    def embed(side: str, number: int) -> Array:
         ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
-        mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-        return dual_encoder.embed(config.model, params["model"], ids, mask, dropout_key=key)
+        places = split(jnp.arange(len(ids), dtype=jnp.uint32))
+
+        def some(chunk: tuple[Array, Array, Array]) -> Array:
+            ids, lengths, places = chunk
+            mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
+            keys = None
+            if dropout_key is not None:
+                side_key = jax.random.fold_in(dropout_key, number)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(side_key, places)
+            return dual_encoder.embed(config.model, params["model"], ids, mask, dropout_keys=keys)
+
+        return in_chunks(some, (ids, lengths, places), _chunks(config, len(ids)))
 
     temperature = clamped_temperature(params.get("log_temperature"), config.loss)
     loss, accuracy = contrastive_loss(
-        embed("query", keys[0]),
-        embed("passage", keys[1]),
+        embed("query", 0),
+        embed("passage", 1),
         batch["query_cluster"],
         batch["passage_cluster"],
         batch["passage_lengths"] > 0,
@@ -64,20 +101,29 @@ def batch_loss(
     return loss, {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
 
 
+def _chunks(config: Config, texts: int) -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    own = texts // (1 if mesh.empty else mesh.size)
+    return own // config.scale.texts_at_once if config.scale.texts_at_once else 1
+
+
 def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[State, Metrics]:
     """One update of AdamW."""
     key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
     model = config.model.encoder
     dropout_key = key if model.dropout or model.attention_dropout else None
-    gradient, metrics = jax.grad(batch_loss, has_aux=True)(
-        state["params"], batch, config, dropout_key
-    )
+    params = state["params"]
+    dtype = jnp.dtype(config.scale.gradient_dtype)
+    # gradients have the dtype of what they are taken of, also on their way between devices
+    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    gradient, metrics = jax.grad(batch_loss, has_aux=True)(rounded, batch, config, dropout_key)
+    gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
+    updates, optimizer_state = optimizer.update(gradient, state["optimizer"], params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = learning_rate(config.optimizer, config.steps)(state["step"])
     state = {
-        "params": optax.apply_updates(state["params"], updates),
+        "params": optax.apply_updates(params, updates),
         "optimizer": optimizer_state,
         "step": state["step"] + 1,
         "seed": state["seed"],
