@@ -126,13 +126,17 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any, chunks: int) -> Any:
     if chunks == 1:
         return function(arrays)
 
+    axes = jax.sharding.get_abstract_mesh().axis_names
+    by_row = PartitionSpec(axes) if axes else None  # the compiler cannot infer which of two axes
+
     def apart(x: Array) -> Array:
         # neighbouring rows go to different chunks, and so a device's to all of them
-        return jnp.moveaxis(x.reshape(-1, chunks, *x.shape[1:]), 1, 0)
+        shape = (len(x) // chunks, chunks, *x.shape[1:])
+        return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=by_row), 1, 0)
 
     def together(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(-1, *x.shape[2:])
+        return jnp.reshape(x, (-1, *x.shape[2:]), out_sharding=by_row)
 
     results = jax.lax.map(jax.checkpoint(function, prevent_cse=False), jax.tree.map(apart, arrays))
     return jax.tree.map(together, results)
