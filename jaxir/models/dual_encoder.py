@@ -87,7 +87,8 @@ def _with_params(config: DualEncoderConfig, params: Params) -> DualEncoder:
     graph = nnx.graphdef(nnx.eval_shape(lambda: DualEncoder(config, nnx.Rngs(0))))
     params = jax.tree.map(jnp.asarray, params)
     encoder = params["encoder"]
-    whole = gathered({**params, "encoder": {**encoder, "layers": {}}})
+    shapes = abstract_params(config)
+    whole = gathered(*({**x, "encoder": {**x["encoder"], "layers": {}}} for x in (params, shapes)))
     return nnx.merge(graph, {**whole, "encoder": {**whole["encoder"], "layers": encoder["layers"]}})
 
 

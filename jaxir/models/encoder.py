@@ -28,18 +28,28 @@ _KEPT = {
 }
 
 
-def gathered(params):
+def gathered(params, shapes):
     """The same parameters, whole on every device of their mesh.
 
     Replicated parameters are left alone; sharded ones (FSDP) are gathered where they are used, and
-    their gradient is scattered back.
+    their gradient is scattered back. Inside `jax.shard_map` a leaf that is smaller than it should
+    be is a device's part, split over the mesh axis `data`.
+
+    Args:
+        params: a tree of arrays.
+        shapes: the same tree of anything with the whole's `shape`.
     """
 
-    def whole(leaf):
+    def whole(leaf, expected):
         mesh = jax.typeof(leaf).sharding.mesh
-        return jax.reshard(leaf, NamedSharding(mesh, P())) if mesh.explicit_axes else leaf
+        if mesh.explicit_axes:
+            return jax.reshard(leaf, NamedSharding(mesh, P()))
+        for axis, size in enumerate(expected.shape):
+            if leaf.shape[axis] < size:
+                return jax.lax.all_gather(leaf, "data", axis=axis, tiled=True)
+        return leaf
 
-    return jax.tree.map(whole, params)
+    return jax.tree.map(whole, params, shapes)
 
 
 def _sharding_with_width(ids: Array) -> NamedSharding | None:
@@ -209,10 +219,13 @@ class Encoder(nnx.Module):
                 f"{self.config.max_tokens}; cut them or raise model.encoder.positions"
             )
         graph, layers = nnx.split(self.layers)
+        one_layer = nnx.eval_shape(lambda: Layer(self.config, self.dtype, nnx.Rngs(0)))
+        shapes = nnx.state(one_layer)
 
         def step(x, layer_and_number):
             layer, number = layer_and_number
-            x = nnx.merge(graph, gathered(layer))(x, mask, fold(dropout_keys, number))
+            layer = gathered(layer, shapes)
+            x = nnx.merge(graph, layer)(x, mask, fold(dropout_keys, number))
             return x, x if all_states else None
 
         if self.remat != "none":

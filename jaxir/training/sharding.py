@@ -126,7 +126,7 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any, chunks: int) -> Any:
     if chunks == 1:
         return function(arrays)
 
-    axes = jax.sharding.get_abstract_mesh().axis_names
+    axes = jax.sharding.get_abstract_mesh().explicit_axes
     by_row = PartitionSpec(axes) if axes else None  # the compiler cannot infer which of two axes
 
     def apart(x: Array) -> Array:

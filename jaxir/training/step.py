@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from jaxir.config import Config
@@ -76,17 +76,7 @@ def batch_loss(
     def embed(side: str, number: int) -> Array:
         ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
         places = split(jnp.arange(len(ids), dtype=jnp.uint32))
-
-        def some(chunk: tuple[Array, Array, Array]) -> Array:
-            ids, lengths, places = chunk
-            mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-            keys = None
-            if dropout_key is not None:
-                side_key = jax.random.fold_in(dropout_key, number)
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(side_key, places)
-            return dual_encoder.embed(config.model, params["model"], ids, mask, dropout_keys=keys)
-
-        return in_chunks(some, (ids, lengths, places), _chunks(config, len(ids)))
+        return _embed_rows(config, params["model"], (ids, lengths, places), dropout_key, number)
 
     temperature = clamped_temperature(params.get("log_temperature"), config.loss)
     loss, accuracy = contrastive_loss(
@@ -101,10 +91,41 @@ def batch_loss(
     return loss, {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
 
 
-def _chunks(config: Config, texts: int) -> int:
+def _embed_rows(
+    config: Config,
+    params: Any,
+    rows: tuple[Array, Array, Array],
+    dropout_key: Array | None,
+    side: int,
+) -> Array:
+    """Embeddings of texts, given as ids, lengths and places in the batch.
+
+    Every device embeds its own rows by itself, so that gradients of replicated parameters are
+    summed over the devices once, after all layers and chunks, instead of in each of them.
+    """
+
+    def local(params: Any, rows: tuple[Array, Array, Array], key: Array | None) -> Array:
+        def some(chunk: tuple[Array, Array, Array]) -> Array:
+            ids, lengths, places = chunk
+            mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
+            keys = None
+            if key is not None:
+                side_key = jax.random.fold_in(key, side)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(side_key, places)
+            return dual_encoder.embed(config.model, params, ids, mask, dropout_keys=keys)
+
+        at_once = config.scale.texts_at_once
+        return in_chunks(some, rows, len(rows[0]) // at_once if at_once else 1)
+
     mesh = jax.sharding.get_abstract_mesh()
-    own = texts // (1 if mesh.empty else mesh.size)
-    return own // config.scale.texts_at_once if config.scale.texts_at_once else 1
+    if mesh.empty:
+        return local(params, rows, dropout_key)
+    by_row, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    placed = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
+    # check_vma: sums of gradients belong to the end of `local`, not to each use of a parameter
+    return jax.shard_map(
+        local, in_specs=(placed, by_row, whole), out_specs=by_row, check_vma=False
+    )(params, rows, dropout_key)
 
 
 def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[State, Metrics]:
