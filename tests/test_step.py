@@ -211,6 +211,18 @@ def test_flops_of_a_loop_count_as_often_as_it_turns():
     assert matmul_flops(both) == 3 * 5 * 2 * 3 * 4 * 4
 
 
+def test_flops_are_those_of_all_devices():
+    def flops(devices):
+        mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            params = replicate(init_state(_config()), mesh)["params"]
+            batch = to_devices(_batch(), mesh)
+            loss = jax.make_jaxpr(lambda p, b: batch_loss(p, b, _config(), None)[0])
+            return matmul_flops(loss(params, batch).jaxpr)
+
+    assert flops(1) == flops(8) > 1e5
+
+
 def test_weight_decay_spares_biases_and_scales():
     params = init_state(_config(loss=LossConfig(learned_temperature=True)))["params"]
     names = {

@@ -184,9 +184,10 @@ def compile_step(
 
 
 def matmul_flops(jaxpr: Any) -> float:
-    """Floating-point operations of all matrix products, those of a loop as often as it turns.
+    """Floating-point operations of all matrix products, on all devices together.
 
-    The compiler's own count takes the body of a loop, and so a stack of layers, once.
+    Those of a loop count as often as it turns: the compiler's own count takes the body of a loop,
+    and so a stack of layers, once.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -199,5 +200,8 @@ def matmul_flops(jaxpr: Any) -> float:
             for inner in value if isinstance(value, tuple | list) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    total += matmul_flops(inner) * equation.params.get("length", 1)
+                    turns = equation.params.get("length", 1)
+                    if equation.primitive.name == "shard_map":  # shapes are those of one device
+                        turns = equation.params["mesh"].size
+                    total += matmul_flops(inner) * turns
     return total
