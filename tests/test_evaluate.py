@@ -22,6 +22,7 @@ from jaxir.training.run import run
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
 LANGUAGES = ("de", "en", "fr")
+GROUPS = 50
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """Twelve parallel questions and passages in three languages; letters that the model knows."""
+    """Fifty parallel questions and passages in three languages; letters that the model knows."""
     folder = tmp_path_factory.mktemp("files") / "letters"
     rng = np.random.default_rng(0)
     (folder / "qrels").mkdir(parents=True)
@@ -40,14 +41,16 @@ def collection(tmp_path_factory):
         (folder / "corpus.jsonl").open("w") as corpus,
         (folder / "queries.jsonl").open("w") as asked,
     ):
-        for number in range(12):
+        for number in range(GROUPS):
             for language in LANGUAGES:
                 text = " ".join(rng.choice(words, 4))
                 row = {"_id": f"p{number}-{language}", "text": text, "language": language}
                 corpus.write(json.dumps(row) + "\n")
                 row = {"_id": f"q{number}-{language}", "text": text[:11], "language": language}
                 asked.write(json.dumps(row | {"question": str(number)}) + "\n")
-    judged = [f"q{n}-{x}\tp{n}-{y}\t1\n" for n in range(12) for x in LANGUAGES for y in LANGUAGES]
+    judged = [
+        f"q{n}-{x}\tp{n}-{y}\t1\n" for n in range(GROUPS) for x in LANGUAGES for y in LANGUAGES
+    ]
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
     return folder
 
@@ -64,7 +67,7 @@ def evaluated(collection, tmp_path_factory):
         patch.setenv("JAXIR_CACHE", str(folder / "cache"))
         arguments = ("--model", MODEL, "--benchmark", collection, "--resamples", 50)
         assert run_command(*arguments, "--output", folder / "whole") == 0
-        cut = ("--depth", 30, "--run_depth", 20, "--runs", "cross_lingual,monolingual")
+        cut = ("--depth", 100, "--run_depth", 20, "--runs", "cross_lingual,monolingual")
         assert run_command(*arguments, *cut, "--output", folder / "cut") == 0
     return folder
 
@@ -81,7 +84,7 @@ def test_report_holds_what_is_needed_to_do_it_again(evaluated):
     assert {"jax", "transformers"} <= report["packages"].keys()
     assert {"encoding", "ranking and measuring", "BM25", "all"} <= report["seconds"].keys()
     figures = report["systems"][str(MODEL)]
-    assert (figures["queries"], figures["passages"]) == (36, 36)
+    assert (figures["queries"], figures["passages"]) == (3 * GROUPS, 3 * GROUPS)
     for key, (low, high) in report["intervals"].items():
         setting, measure = key.split("/")
         value = figures[setting][measure]
@@ -100,7 +103,10 @@ def test_trec_eval_finds_our_figures_in_the_run_files(evaluated, setting):
     folder = evaluated / "whole"
     qrels = list(ir_measures.read_trec_qrels(str(folder / f"qrels.{setting}.trec")))
     ranked = list(ir_measures.read_trec_run(str(folder / f"run.{setting}.trec")))
-    measures = {"map": ir_measures.AP, "mrr": ir_measures.RR, "ndcg@10": ir_measures.nDCG @ 10}
+    measures = {"recall@100": ir_measures.R @ 100, "ndcg@10": ir_measures.nDCG @ 10}
+    measures |= {"recall@10": ir_measures.R @ 10, "success@1": ir_measures.Success @ 1}
+    if setting == "monolingual":  # whose rankings the files hold whole
+        measures |= {"map": ir_measures.AP, "mrr": ir_measures.RR}
     theirs = ir_measures.pytrec_eval.calc_aggregate(list(measures.values()), qrels, ranked)
     # every language asks as much as the others, so the mean over languages is that over queries
     ours = read_report(folder)["systems"][str(MODEL)][setting]
@@ -137,7 +143,7 @@ def test_the_first_places_alone_give_the_same_figures_where_they_suffice(evaluat
 def test_values_are_read_back_and_a_report_equals_itself(evaluated, capsys):
     values = read_values(evaluated / "whole" / VALUES)
     assert values.languages == LANGUAGES
-    assert values.by_language["map"].shape == (36, 3)
+    assert values.by_language["map"].shape == (3 * GROUPS, 3)
     found = compare_reports(evaluated / "whole", evaluated / "whole")
     assert {one.p_value for one in found.values()} == {1.0}
     assert "multilingual/rank_distance" in found
@@ -157,7 +163,7 @@ def test_prefixes_lengths_and_dtype_can_be_given(evaluated, collection, tmp_path
 
 def test_approximate_search_is_said_aloud(collection, tmp_path, capsys):
     arguments = ("--model", MODEL, "--benchmark", collection, "--nobm25", "--resamples", 10)
-    near = ("--depth", 20, "--run_depth", 20, "--approximate_recall", 0.95)
+    near = ("--depth", 100, "--approximate_recall", 0.95)
     run_command(*arguments, *near, "--output", tmp_path / "out")
     assert "approximate search, recall 0.95" in capsys.readouterr().out
     assert read_report(tmp_path / "out")["ranking"]["approximate_recall"] == 0.95
@@ -203,9 +209,14 @@ def test_a_workdir_under_way_and_a_finished_one(tmp_path, collection, monkeypatc
             ("--model", MODEL, "--benchmark", "cldr", "--approximate_recall", 0.9),
             "set --depth too",
         ),
+        (("--model", MODEL, "--benchmark", "cldr", "--depth", 5), "must be 0 or at least 100"),
         (
-            ("--model", MODEL, "--benchmark", "cldr", "--depth", 5),
-            "--run_depth 100: must be at most",
+            ("--model", MODEL, "--benchmark", "cldr", "--depth", 100, "--run_depth", 200),
+            "--run_depth 200: must be at most",
+        ),
+        (
+            ("--model", MODEL, "--benchmark", "xquad_r", "--languages", "en"),
+            "--languages: xquad_r takes no such thing, but --directory, --passage, --allow_partial",
         ),
         (
             ("--model", MODEL, "--benchmark", "cldr", "--max_query_tokens", 1000),
@@ -239,6 +250,80 @@ def test_an_output_that_holds_something_else_is_left_alone(tmp_path, collection)
     with pytest.raises(UserError, match="holds something else"):
         run_command("--model", MODEL, "--benchmark", collection, "--output", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+def test_a_folder_of_pictures_is_no_report_and_a_report_is_replaced(tmp_path, collection):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, content in (("holiday.png", "x"), (REPORT, "[1]"), (VALUES, "x")):
+        (out / name).write_text(content)
+    arguments = ("--model", MODEL, "--benchmark", collection, "--nobm25", "--resamples", 10)
+    with pytest.raises(UserError, match="holds something else"):
+        run_command(*arguments, "--output", out)
+    assert (out / "holiday.png").exists()
+    other = tmp_path / "report"
+    for runs in ("multilingual", ""):
+        run_command(*arguments, "--output", other, f"--runs={runs}")
+        assert (other / "run.multilingual.trec").exists() == bool(runs)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_damaged_reports_are_named(evaluated, tmp_path):
+    broken = shutil.copytree(evaluated / "whole", tmp_path / "broken")
+    (broken / VALUES).write_bytes((broken / VALUES).read_bytes()[:2_000])
+    with pytest.raises(UserError, match=r"values\.npz: cannot be read"):
+        run_command("--compare", evaluated / "whole", broken)
+    (broken / REPORT).write_text('{"fingerprint": "x", "systems": {}, "ranking": {}}')
+    with pytest.raises(UserError, match="it holds no figures"):
+        run_command("--compare", evaluated / "whole", broken)
+    with pytest.raises(UserError, match="was ranked with --depth 0"):
+        run_command("--compare", evaluated / "whole", evaluated / "cut")
+
+
+def test_ids_with_white_space_are_refused_before_any_work_or_stay_out_of_files(
+    collection, tmp_path
+):
+    other = shutil.copytree(collection, tmp_path / "letters")
+    with (other / "corpus.jsonl").open("a") as corpus:
+        corpus.write(json.dumps({"_id": "my doc", "text": "abc", "language": "de"}) + "\n")
+    arguments = ("--model", MODEL, "--benchmark", other, "--nobm25", "--resamples", 10)
+    with pytest.raises(UserError, match="the id 'my doc' is empty or holds white space"):
+        run_command(*arguments, "--output", tmp_path / "out")
+    run_command(*arguments, "--output", tmp_path / "out", "--runs=")
+    assert read_report(tmp_path / "out")["systems"][str(MODEL)]["passages"] == 3 * GROUPS + 1
+
+
+def test_languages_of_miracl_are_joined_and_called_a_part(tmp_path):
+    for language in ("sw", "yo"):
+        topics = tmp_path / f"miracl-v1.0-{language}"
+        corpus = tmp_path / f"miracl-corpus-v1.0-{language}"
+        files = {
+            topics / "topics" / f"topics.miracl-v1.0-{language}-dev.tsv": "1\tabc\n2\tdab\n",
+            topics / "qrels" / f"qrels.miracl-v1.0-{language}-dev.tsv": "1 Q0 7#0 1\n2 Q0 7#1 1\n",
+            corpus / "docs-0.jsonl": "".join(
+                json.dumps({"docid": f"7#{n}", "title": "abc", "text": "dab" * n}) + "\n"
+                for n in range(3)
+            ),
+        }
+        for file, content in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+    arguments = ("--model", MODEL, "--benchmark", "miracl", "--directory", tmp_path)
+    chosen = ("--languages", "sw,yo", "--allow_partial", "--resamples", 10)
+    run_command(*arguments, *chosen, "--output", tmp_path / "out")
+    report = read_report(tmp_path / "out")
+    figures = report["systems"][str(MODEL)]
+    assert figures["name"] == "MIRACL sw (partial), MIRACL yo (partial)"
+    assert (figures["queries"], figures["passages"]) == (4, 6)
+    assert figures["languages"] == ["sw", "yo"]
+    diagonal = [figures["matrix"]["ndcg@10"][n][n] for n in (0, 1)]
+    assert figures["monolingual"]["ndcg@10"] == pytest.approx(np.mean(diagonal))
+    assert (figures["multilingual"], report["language_shares"], report["pool_shares"]) == (
+        {},
+        {},
+        [],
+    )
+    assert (tmp_path / "out" / "run.monolingual.yo.trec").exists()
 
 
 def test_reports_of_different_tasks_are_not_compared(evaluated, collection, tmp_path):

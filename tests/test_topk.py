@@ -50,7 +50,7 @@ def test_chunks_and_placing_change_nothing(mesh, embeddings, small_steps, chunk_
     queries, passages = embeddings
     whole = search(queries, make_index(passages), K)
     streamed = search(queries, make_index(passages), K, chunk_bytes=chunk_bytes)
-    placed = place(make_index(passages), chunk_bytes=chunk_bytes)
+    placed = place(make_index(passages))
     np.testing.assert_array_equal(streamed.places, whole.places)
     np.testing.assert_array_equal(streamed.scores, whole.scores)
     for _ in range(2):

@@ -9,6 +9,7 @@ different languages share a `question`. The first two files may be gzipped.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def read_beir(directory: str, split: str = "test", language: str = "") -> Retrie
         for where, row in json_rows([_file(folder, stem)]):
             spoken = str(row.get("language") or language or UNKNOWN_LANGUAGE)
             body = passage_of(row, where) if text == "passage" else text_of(row, "text", where)
-            question = str(row.get("question") or "")
+            question = "" if row.get("question") is None else str(row["question"])
+            if not re.fullmatch(r"[\w-]+", spoken, re.ASCII):
+                raise UserError(f"{where}: language {spoken!r}: must be a code, e.g. en or zh-Hant")
             yield Text(text_of(row, "_id", where), body, spoken, question)
 
     name = Path(os.path.abspath(directory)).name  # a folder of the hub's is called by its commit

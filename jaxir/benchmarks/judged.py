@@ -52,6 +52,10 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise UserError(f"{where}: field {name!r} is missing or not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: field {name!r} is no valid Unicode ({error.reason})") from error
     return value
 
 
@@ -102,6 +106,8 @@ def judged_set(
     unknown = judged.keys() - {query.id for query in asked}
     if unknown:
         raise UserError(f"{qrels}: judges query {min(unknown)!r}, which is not among the queries")
+    if not any(gain > 0 for answers in judged.values() for gain in answers.values()):
+        raise UserError(f"{qrels}: no judgement is above 0, so that nothing could be right")
     for query in asked:
         if not query.text.strip():
             raise UserError(f"{name}: query {query.id!r} is empty")

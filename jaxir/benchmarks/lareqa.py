@@ -140,6 +140,8 @@ def _add_paragraph(content: LanguageFile, paragraph: dict, name: str, passage: s
         content.passage_ids.append(f"{name}-{number:02}")
     for question in paragraph["qas"]:
         start = question["answers"][0]["answer_start"]
+        if not isinstance(question["question"], str):
+            raise ValueError(f"the question of {question['id']} is not a text")
         content.question_ids.append(question["id"])
         content.questions.append(question["question"])
         content.answers.append(first + _sentence_at(start, paragraph, question["id"]))

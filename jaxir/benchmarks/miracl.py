@@ -59,6 +59,8 @@ def read_miracl(
     unknown = [language for language in languages if language not in MIRACL]
     if unknown:
         raise UserError(f"MIRACL has no language {unknown[0]!r}; it has {', '.join(MIRACL)}")
+    if len(set(languages)) < len(languages):
+        raise UserError(f"--languages {','.join(languages)}: names one twice")
     return (_read_language(directory, language, split, whole) for language in languages or MIRACL)
 
 

@@ -4,12 +4,16 @@ import dataclasses
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -31,7 +35,6 @@ from jaxir.retrieval.trec import write_qrels, write_run
 from jaxir.whole_files import write_json, writing
 
 REPORT, VALUES = "report.json", "values.npz"
-FILES = (REPORT, VALUES, "run.*.trec", "qrels.*.trec", "*.png")
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
 
 
@@ -74,29 +77,43 @@ def evaluate(
         UserError: one line; what was written before `report.json`, the last file, counts nothing.
     """
     began = time.perf_counter()
+    output = output.absolute()
     _check(ranking, compute_dtype, runs)
+    _check_output(output)
     tasks = read_benchmark(benchmark)
-    trained = read(model)
+    reading = time.perf_counter() - began
     trained = _with(
-        trained,
+        read(model),
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         max_query_tokens=max_query_tokens,
         max_passage_tokens=max_passage_tokens,
     )
     trained.config.compute_dtype = compute_dtype
-    _claim(output)
     with jax.set_mesh(data_mesh()):
         encoder = make_text_encoder(trained, batch_size)
-        loading = time.perf_counter() - began
+        seconds = {"reading": reading, "loading": time.perf_counter() - began - reading}
         result = run_benchmark(
-            encoder, model, tasks, ranking, with_bm25=with_bm25, cache=cache_folder() / "tokens"
+            encoder,
+            model,
+            tasks,
+            ranking,
+            with_bm25=with_bm25,
+            with_runs=bool(runs),
+            cache=cache_folder() / "tokens",
         )
-    result.seconds = {"loading": loading} | result.seconds
+    for part, spent in result.seconds.items():
+        seconds[part] = seconds.get(part, 0.0) + spent
+    parts = time.perf_counter()
     report = _report(model, trained, benchmark, ranking, batch_size, result, resamples)
-    report["seconds"]["all"] = time.perf_counter() - began
-    _write(output, model, report, result, runs)
-    _print(model, report, output)
+    seconds["intervals and p values"] = time.perf_counter() - parts
+    with _replacing(output) as folder:
+        parts = time.perf_counter()
+        _write(folder, model, result, runs)
+        seconds["writing"] = time.perf_counter() - parts
+        seconds["all"] = time.perf_counter() - began
+        write_json(folder / REPORT, report | {"seconds": seconds})
+    _print(model, report | {"seconds": seconds}, output)
 
 
 def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
@@ -117,17 +134,32 @@ def _with(trained: TrainedModel, **wanted: Any) -> TrainedModel:
     return dataclasses.replace(trained, **given)
 
 
-def _claim(output: Path) -> None:
-    """A folder for the report; an earlier one goes first, so that nothing of it remains."""
+def _check_output(output: Path) -> None:
+    """Only an earlier report may be replaced."""
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        try:
+            _read_report(output)
+        except UserError:
+            raise UserError(
+                f"--output {output}: holds something else; name another folder"
+            ) from None
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """A folder that takes the place of `output` when all is written, or vanishes."""
+    unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        earlier = [file for pattern in FILES for file in output.glob(pattern)]
-        if len(earlier) < len(list(output.iterdir())):
-            raise UserError(f"--output {output}: holds something else; name another folder")
-        for file in sorted(earlier, key=lambda file: file.name != REPORT):
-            file.unlink()
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if output.exists():
+            shutil.rmtree(output)
+        unfinished.rename(output)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _report(
@@ -141,9 +173,7 @@ def _report(
 ) -> dict[str, Any]:
     """Everything that is needed to do it again."""
     figures = result.systems[model]
-    began = time.perf_counter()
     intervals = confidence_intervals(figures.values.totals(), resamples)
-    seconds = result.seconds | {"confidence intervals": time.perf_counter() - began}
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(trained.params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -178,14 +208,11 @@ def _report(
         },
         "language_shares": {str(k): plain(share) for k, share in result.shares.items()},
         "pool_shares": plain(result.pool),
-        "seconds": seconds,
     }
 
 
-def _write(
-    output: Path, model: str, report: dict[str, Any], result: Result, runs: tuple[str, ...]
-) -> None:
-    tag = Path(model).name or "jaxir"
+def _write(output: Path, model: str, result: Result, runs: tuple[str, ...]) -> None:
+    tag = "_".join(Path(model).name.split()) or "jaxir"  # a run file has columns
     files: dict[str, tuple[RetrievalSet, list[Run]]] = {}
     apart = len({id(task) for task, _ in result.runs}) > 1
     for task, run in result.runs:
@@ -202,7 +229,7 @@ def _write(
     title = f"{tag} on {figures.name}"
     if len(figures.languages) > 1 and "cross_lingual" in figures.values.settings:
         plots.draw_heat_map(figures, output / "heat_map.png")
-    if "rank_distance" in figures.multilingual:
+    if np.isfinite(figures.multilingual.get("rank_distance", np.nan)):
         distances = {
             (tag if name == model else name): one.pool["rank_distance"]
             for name, one in result.systems.items()
@@ -214,8 +241,6 @@ def _write(
         plots.draw_language_shares(
             figures.languages, shares, result.pool, f"{title}: the first {k} places", path
         )
-    # last: a folder without it holds no report
-    write_json(output / REPORT, report)
 
 
 def _print(model: str, report: dict[str, Any], output: Path) -> None:
@@ -244,7 +269,10 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
     if report["ranking"]["dtype"] != "float32":
         notes.append(f"passages in {report['ranking']['dtype']}")
     if report["ranking"]["depth"]:
-        notes.append(f"ranked to place {report['ranking']['depth']:,} only")
+        notes.append(
+            f"ranked to place {report['ranking']['depth']:,} only: an answer beyond it counts as "
+            "not found"
+        )
     if report["queries_without_answer"]:
         notes.append(
             f"{report['queries_without_answer']} queries without a right answer do not count"
@@ -292,7 +320,7 @@ def read_values(path: Path) -> QueryValues:
             question=arrays["question"],
             **fields,
         )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
 
 
@@ -303,22 +331,32 @@ def compare_reports(first: Path, second: Path) -> dict[str, Comparison]:
         UserError: a folder holds no report, or they are of different tasks.
     """
     reports = [_read_report(folder) for folder in (first, second)]
+    names = [next(iter(one["systems"].values()))["name"] for one in reports]
     if reports[0]["fingerprint"] != reports[1]["fingerprint"]:
-        names = [next(iter(one["systems"].values()))["name"] for one in reports]
         raise UserError(
-            f"{first} is of {names[0]} and {second} of {names[1]}: their queries, passages or "
+            f"{first} is of {names[0]} and {second} of {names[1]}: their texts, languages or "
             "judgements differ, so they cannot be compared"
+        )
+    rankings = [one["ranking"] for one in reports]
+    if rankings[0]["depth"] != rankings[1]["depth"]:
+        raise UserError(
+            f"{first} was ranked with --depth {rankings[0]['depth']}, {second} with "
+            f"{rankings[1]['depth']}: evaluate one again"
         )
     found = compare(read_values(first / VALUES), read_values(second / VALUES))
     one, other = (str(folder) for folder in (first, second))
-    title = f"{next(iter(reports[0]['systems'].values()))['name']}: paired randomisation test"
-    print_paired(one, other, title, found)
+    print_paired(one, other, f"{names[0]}: paired randomisation test", found)
+    for field in ("dtype", "approximate_recall"):
+        if rankings[0][field] != rankings[1][field]:
+            print(f"they differ in {field}: {rankings[0][field]} and {rankings[1][field]}")
     return found
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return {name: report[name] for name in ("fingerprint", "systems")}
+        if not isinstance(report, dict) or not report["systems"]:
+            raise ValueError("it holds no figures")
+        return {name: report[name] for name in ("fingerprint", "systems", "ranking")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: holds no {REPORT} of jaxir.evaluate ({error})") from error

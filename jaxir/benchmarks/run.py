@@ -26,6 +26,7 @@ from jaxir.retrieval.evaluation import SettingsReport
 from jaxir.retrieval.measuring import Ranking, Run, join, measure
 from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.retrieval.text_encoder import TextEncoder
+from jaxir.retrieval.trec import check_ids
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,29 @@ BENCHMARKS: dict[str, Callable[[Benchmark], Iterator[RetrievalSet]]] = {
 }
 
 
+# what each of them can be told, besides its name; and what files in BEIR's layout can
+TAKEN = {
+    "xquad_r": ("directory", "passage", "allow_partial"),
+    "mlqa_r": ("directory", "passage", "allow_partial"),
+    "miracl": ("directory", "languages", "split", "allow_partial"),
+    "cldr": ("languages",),
+}
+TAKEN_OF_FILES = ("languages", "split")
+
+
 def read_benchmark(benchmark: Benchmark) -> Iterator[RetrievalSet]:
     """The benchmark's tasks: one, or one a language where each has a collection of its own.
 
     Raises:
-        UserError: names what is missing, wrong, or not the whole.
+        UserError: names what is missing, wrong, not the whole, or does not belong together.
     """
+    taken = TAKEN.get(benchmark.name, TAKEN_OF_FILES)
+    for option in dataclasses.fields(benchmark)[1:]:
+        if getattr(benchmark, option.name) != option.default and option.name not in taken:
+            raise UserError(
+                f"--{option.name}: {benchmark.name} takes no such thing, but "
+                f"{', '.join(f'--{name}' for name in taken)}"
+            )
     if benchmark.name in BENCHMARKS:
         return BENCHMARKS[benchmark.name](benchmark)
     if not (Path(benchmark.name).is_dir() or benchmark.name.count("/") == 1):
@@ -116,6 +134,7 @@ def run_benchmark(
     ranking: Ranking,
     *,
     with_bm25: bool,
+    with_runs: bool,
     cache: Path,
 ) -> Result:
     """Encode, rank and measure every task, and join those that have languages of their own.
@@ -126,6 +145,7 @@ def run_benchmark(
         tasks: of `read_benchmark`.
         ranking: how.
         with_bm25: measure BM25 too.
+        with_runs: ids are to stand in run files, which not all can.
         cache: where token ids are kept.
 
     Raises:
@@ -141,6 +161,8 @@ def run_benchmark(
             task = next(remaining, None)
         if task is None:
             break
+        if with_runs:
+            check_ids(task)
         with timed("encoding"):
             queries = encoder.queries(task.queries, cache, f"{task.name}: queries")
             passages = encoder.passages(task.passages, cache, f"{task.name}: passages")
@@ -159,7 +181,10 @@ def run_benchmark(
         # texts are of no use to a run file, and may be many
         slim = dataclasses.replace(task, queries=task.query_ids, passages=task.passage_ids)
         result.runs.extend((slim, run) for run in measured.runs)
-    title = reports[name][0].name if len(reports[name]) == 1 else reports[name][0].name.split()[0]
+        del task, queries, passages, measured  # the next language needs the memory
+    if len(reports[name]) > 1:  # of pools that are searched apart
+        result.shares, result.pool = {}, np.empty(0)
+    title = ", ".join(one.name for one in reports[name])
     result.systems = {system: join(many, title) for system, many in reports.items()}
     result.fingerprint = digest.hexdigest()
     return result
@@ -175,8 +200,10 @@ def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 def _fingerprint(task: RetrievalSet) -> bytes:
     digest = hashlib.sha256()
-    for ids in (task.query_ids, task.passage_ids):
-        digest.update("\n".join(ids).encode() + b"\0")
-    digest.update(np.asarray(task.relevant, np.int64).tobytes())
-    digest.update(np.asarray(task.gains, np.int64).tobytes())
+    for texts in (task.query_ids, task.passage_ids, task.queries, task.passages, task.languages):
+        for text in texts:
+            digest.update(text.encode() + b"\0")
+    for numbers in (task.relevant, task.gains, task.query_language, task.passage_language):
+        digest.update(np.asarray(numbers, np.int64).tobytes())
+    digest.update(np.unique(task.question, return_inverse=True)[1].astype(np.int64).tobytes())
     return digest.digest()

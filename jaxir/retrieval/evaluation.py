@@ -54,10 +54,13 @@ class QueryValues:
         pairs = own[:, None] * languages + np.arange(languages)
         same = pairs == (own * (languages + 1))[:, None]
         for name, values in self.by_language.items():
-            for setting, chosen in (("monolingual", same), ("cross_lingual", ~same)):
-                if setting in self.settings:
-                    masked = np.where(chosen, values, np.nan)
-                    result[f"{setting}/{name}"] = totals(masked, pairs, languages**2)
+            if "monolingual" in self.settings:
+                result[f"monolingual/{name}"] = totals(
+                    values[same][:, None], own[:, None], languages
+                )
+            if "cross_lingual" in self.settings:
+                others = np.where(same, np.nan, values)
+                result[f"cross_lingual/{name}"] = totals(others, pairs, languages**2)
         if "multilingual" in self.settings:
             for name, values in self.in_pool.items():
                 result[f"multilingual/{name}"] = totals(values[:, None], own[:, None], languages)
@@ -192,6 +195,8 @@ def summarize(values: QueryValues, name: str, queries: int, passages: int) -> Se
         means = totals.means()
         if setting == "multilingual":
             pool[measure] = means
+        elif setting == "monolingual":
+            np.fill_diagonal(matrix[measure], means)
         else:
             means = means.reshape(languages, languages)
             matrix[measure] = np.where(np.isnan(means), matrix[measure], means)

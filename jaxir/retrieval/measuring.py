@@ -23,6 +23,7 @@ from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.retrieval.topk import Found, make_index, rows_of, search
 
 SHARE_DEPTHS = (10, 100)  # language shares of that many first places
+DEPTH = 100  # recall@100 and the correlation of rankings look no further
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Ranking:
 
     def check(self) -> None:
         """Raise a `UserError` where the parts do not fit together."""
-        if self.depth < 0 or self.run_depth < 1:
-            raise UserError(f"--depth {self.depth} --run_depth {self.run_depth}: must be positive")
+        if 0 < self.depth < DEPTH:
+            raise UserError(f"--depth {self.depth}: must be 0 or at least {DEPTH}, for recall@100")
         if self.depth and self.run_depth > self.depth:
             raise UserError(f"--run_depth {self.run_depth}: must be at most --depth {self.depth}")
         if self.approximate_recall is not None:
@@ -98,7 +99,7 @@ def measure(
         return Found(found.scores, among[found.places])
 
     every = np.arange(len(queries))
-    depth = ranking.depth or ranking.run_depth
+    depth = ranking.depth or max(ranking.run_depth, DEPTH)
     runs = []
     for language in range(len(retrieval_set.languages)):
         own = retrieval_set.query_language == language
@@ -114,8 +115,8 @@ def measure(
     if "multilingual" in retrieval_set.settings:
         found = best(every, np.arange(len(index)), depth)
         runs.append(Run("multilingual", -1, every, found))
-        first = found.places[:, : ranking.run_depth]
-        more[f"mrc@{first.shape[1]}"] = rank_correlation(first, retrieval_set.question, len(index))
+        first = found.places[:, :DEPTH]
+        more[f"mrc@{DEPTH}"] = rank_correlation(first, retrieval_set.question, len(index))
         for k in SHARE_DEPTHS:
             shares[k] = language_shares(
                 found.places[:, :k],
@@ -181,7 +182,8 @@ def join(reports: list[SettingsReport], name: str) -> SettingsReport:
     query_language, question, by_language, in_pool = zip(*parts)
 
     def stacked(values: tuple[dict[str, np.ndarray], ...]) -> dict[str, np.ndarray]:
-        return {key: np.concatenate([one[key] for one in values]) for key in values[0]}
+        shared = [key for key in values[0] if all(key in one for one in values)]
+        return {key: np.concatenate([one[key] for one in values]) for key in shared}
 
     values = QueryValues(
         languages,

@@ -6,7 +6,7 @@ What is drawn is questions: the queries that ask one thing in several languages 
 witnesses, so they are drawn together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxir.retrieval.evaluation import QueryValues, Totals
 
 RESAMPLES = 1_000
 PERMUTATIONS = 10_000
-DRAWS_AT_ONCE = 500  # bounds the memory
+NUMBERS_AT_ONCE = 1 << 23  # of draws and questions; bounds the memory
 
 
 def confidence_intervals(
@@ -36,8 +36,7 @@ def confidence_intervals(
     questions = len(next(iter(totals.values())).sums)
     draws: dict[str, list[np.ndarray]] = {name: [] for name in totals}
     rng = np.random.default_rng(seed)
-    for first in range(0, resamples, DRAWS_AT_ONCE):
-        number = min(DRAWS_AT_ONCE, resamples - first)
+    for number in _blocks(resamples, questions):
         chosen = rng.integers(0, questions, (number, questions))
         chosen += np.arange(number)[:, None] * questions
         drawn = np.bincount(chosen.reshape(-1), minlength=number * questions)
@@ -46,6 +45,13 @@ def confidence_intervals(
             draws[name].append(one.figure(weights))
     ends = (50 * (1 - level), 50 * (1 + level))
     return {name: _percentiles(np.concatenate(many), ends) for name, many in draws.items()}
+
+
+def _blocks(draws: int, questions: int) -> Iterator[int]:
+    """Sizes of blocks of draws."""
+    most = max(1, NUMBERS_AT_ONCE // questions)
+    for first in range(0, draws, most):
+        yield min(most, draws - first)
 
 
 def _percentiles(values: Float[np.ndarray, "B"], ends: tuple[float, float]) -> tuple[float, float]:
@@ -89,6 +95,8 @@ def compare(
         left out.
     """
     pairs = _paired(first, second)
+    if not pairs:
+        return {}
     questions = len(next(iter(pairs.values()))[0].sums)
     contributions = np.stack([_contributions(*pair) for pair in pairs.values()], axis=1)
     observed = contributions.sum(axis=0)
@@ -96,8 +104,7 @@ def compare(
     slack = 1e-12 * np.maximum(np.abs(contributions).sum(axis=0), 1e-300)
     as_large = np.zeros(len(pairs))
     rng = np.random.default_rng(seed)
-    for start in range(0, permutations, DRAWS_AT_ONCE):
-        number = min(DRAWS_AT_ONCE, permutations - start)
+    for number in _blocks(permutations, questions):
         signs = rng.integers(0, 2, (number, questions)) * 2.0 - 1
         as_large += (np.abs(signs @ contributions) >= np.abs(observed) - slack).sum(axis=0)
     p_values = (1 + as_large) / (1 + permutations)

@@ -5,8 +5,9 @@ S rows of a step.
 
 The index goes to the devices in chunks, each device holding its rows of a chunk. There a scan
 scores a block of queries against a few rows at a time and keeps the k best so far; the devices'
-lists are then merged, so that no more than [B, S] scores ever stand anywhere. Every chunk travels
-once: while the devices search one, a thread reads the next from disk and sends it.
+lists are then merged, so that no more than [B, S] scores stand anywhere (but where so many rows
+have one score that it takes all of them to tell which come first). Every chunk travels once: while
+the devices search one, a thread reads the next from disk and sends it.
 
 Equal scores are put in order at the very end (`_break_ties`), so that neither the number of devices
 nor the sizes of chunks, blocks and steps show in the result.
@@ -30,10 +31,10 @@ from jaxir.errors import UserError
 DTYPES = ("float32", "bfloat16", "int8")
 QUERIES_AT_ONCE = 256
 CHUNK_BYTES = 1 << 28  # of the index on one device
-STEP_ROWS = 8_192  # scored at once; their scores stay in a processor's cache
+STEP_ROWS = 16_384  # scored at once; their scores stay in a processor's cache
 ALIGNED_ROWS = 256  # an index of fewer is padded to a multiple of this
 GROUP = 32  # neighbouring rows whose highest score stands for them
-FEW_GROUPS = 16
+FEW_GROUPS = 32
 
 
 class Found(NamedTuple):
@@ -85,9 +86,14 @@ def make_index(embeddings: Float[np.ndarray, "P D"], dtype: str = "float32") -> 
         return Index(np.asarray(embeddings, np.float32))
     if dtype == "bfloat16":
         return Index(np.asarray(embeddings).astype(ml_dtypes.bfloat16))
-    scales = np.abs(embeddings).max(axis=1) / 127
-    rounded = np.rint(embeddings / np.where(scales > 0, scales, 1.0)[:, None])
-    return Index(rounded.astype(np.int8), scales.astype(np.float32))
+    rounded = np.empty(embeddings.shape, np.int8)
+    scales = np.empty(len(embeddings), np.float32)
+    for first in range(0, len(rounded), STEP_ROWS):  # of millions no second copy in float32
+        part = slice(first, first + STEP_ROWS)
+        scales[part] = np.abs(embeddings[part]).max(axis=1) / 127
+        steps = embeddings[part] / np.where(scales[part] > 0, scales[part], 1.0)[:, None]
+        rounded[part] = np.rint(steps).clip(-127, 127)
+    return Index(rounded, scales)
 
 
 def rows_of(index: Index, rows: Int[np.ndarray, "R"]) -> Index:
@@ -97,10 +103,10 @@ def rows_of(index: Index, rows: Int[np.ndarray, "R"]) -> Index:
 
 @dataclass(frozen=True, eq=False)
 class PlacedIndex:
-    """An index whose chunks stay on the devices, for those that search it more than once."""
+    """An index that stays on the devices, for those that search it more than once."""
 
     index: Index
-    chunks: tuple["Chunk", ...]
+    chunk: "Chunk"
     mesh: Mesh
     step: int
 
@@ -117,10 +123,11 @@ class Chunk(NamedTuple):
     finite: Array  # of each row, whether all its entries are finite
 
 
-def place(index: Index, *, chunk_bytes: int = CHUNK_BYTES) -> PlacedIndex:
-    """Send the whole of an index to the devices of the mesh."""
-    mesh, step, size = _layout(index, chunk_bytes)
-    return PlacedIndex(index, tuple(_send_chunks(index, mesh, size)), mesh, step)
+def place(index: Index) -> PlacedIndex:
+    """Send the whole of an index to the devices of the mesh, which must have room for it."""
+    mesh, step, size = _layout(index, None)
+    (chunk,) = _send_chunks(index, mesh, size)
+    return PlacedIndex(index, chunk, mesh, step)
 
 
 def search(
@@ -159,7 +166,7 @@ def search(
         raise UserError(f"k = {k}: must be 1 or more")
     chunks: Callable[[], Iterator[Chunk]]
     if isinstance(index, PlacedIndex):
-        mesh, step, chunks = index.mesh, index.step, partial(iter, index.chunks)
+        mesh, step, chunks = index.mesh, index.step, partial(iter, (index.chunk,))
     else:
         mesh, step, size = _layout(index, chunk_bytes)
         chunks = partial(_send_chunks, index, mesh, size)
@@ -185,16 +192,25 @@ def _break_ties(
     k = min(k, rows)
     scores = np.empty((len(queries), k), np.float32)
     places = np.empty((len(queries), k), np.int64)
-    open_queries, wanted = np.arange(len(queries)), min(k + 1, rows)
-    while len(open_queries):
-        found = scan(queries[open_queries], wanted)
+
+    def settle(some: Int[np.ndarray, "Q"], wanted: int) -> Int[np.ndarray, "Q"]:
+        """Put in what is found; returns the queries whose last place is still open."""
+        found = scan(queries[some], wanted)
         ties = found.places if tie_order is None else tie_order[found.places]
         order = np.lexsort((ties, -found.scores), axis=1)[:, :k]
-        scores[open_queries] = np.take_along_axis(found.scores, order, axis=1)
-        places[open_queries] = np.take_along_axis(found.places, order, axis=1)
+        scores[some] = np.take_along_axis(found.scores, order, axis=1)
+        places[some] = np.take_along_axis(found.places, order, axis=1)
         cut = found.scores[:, k - 1] == found.scores[:, -1]
-        open_queries = open_queries[cut] if wanted < rows else open_queries[:0]
-        wanted = min(2 * wanted, rows)
+        return some[cut] if wanted < rows else some[:0]
+
+    wanted = min(k + 1, rows)
+    open_queries = settle(np.arange(len(queries)), wanted)
+    while len(open_queries):
+        # rounds cost more than places in a small collection
+        wanted = rows if rows <= 4 * STEP_ROWS else min(2 * wanted, rows)
+        blocks = range(0, len(open_queries), QUERIES_AT_ONCE)
+        still = [settle(open_queries[first : first + QUERIES_AT_ONCE], wanted) for first in blocks]
+        open_queries = np.concatenate(still)
     return Found(scores, places)
 
 
@@ -233,15 +249,21 @@ def _scan(
     return Found(scores[: len(queries)], places[: len(queries)].astype(np.int64))
 
 
-def _layout(index: Index, chunk_bytes: int) -> tuple[Mesh, int, int]:
-    """The mesh, the rows of a step on each device, and the rows of a chunk on all of them."""
+def _layout(index: Index, chunk_bytes: int | None) -> tuple[Mesh, int, int]:
+    """The mesh, the rows of a step on each device, and the rows of a chunk on all of them.
+
+    Without a limit the whole index is one chunk.
+    """
     mesh = data_mesh()
     devices = mesh.size
     rows = -(-len(index) // devices)
     step = min(STEP_ROWS, -(-rows // ALIGNED_ROWS) * ALIGNED_ROWS)
-    row_bytes = index.width * index.embeddings.dtype.itemsize
-    steps = max(1, min(-(-rows // step), chunk_bytes // row_bytes // step))
-    return mesh, step, step * steps * devices
+    steps, chunks = -(-rows // step), 1
+    if chunk_bytes is not None:
+        step_bytes = step * index.width * index.embeddings.dtype.itemsize
+        chunks = -(-steps // max(1, chunk_bytes // step_bytes))
+    # even chunks: the last one is padded to the size of the others
+    return mesh, step, step * -(-steps // chunks) * devices
 
 
 def _send_chunks(index: Index, mesh: Mesh, size: int) -> Iterator[Chunk]:
@@ -308,35 +330,42 @@ def _merge_step(
     floor: Float[Array, "B 1"],
     scores: Float[Array, "B S"],
     first: Int[Array, ""],
+    total: Int[Array, ""],
     recall: float | None,
 ) -> Best:
     """Merge the scores of neighbouring rows, the first of number `first`, into the best so far.
 
-    To sort out k of a thousand rows costs as much as to score them. But after a few steps hardly
-    any row beats the k-th best, here or before (`floor`): if those that do lie in few groups of
-    neighbours, which the groups' highest scores tell, only these groups are looked at.
+    Rows from `total` on are padding. To sort out k of a thousand rows costs as much as to score
+    them. But after a few steps hardly any row beats the k-th best, here or before (`floor`): if
+    those that do lie in few groups of neighbours, which the groups' highest scores tell, only these
+    groups are looked at.
     """
     k = best.scores.shape[1]
     queries, rows = scores.shape
-    if recall is not None:
-        return best.merged(
-            *_numbered(jax.lax.approx_max_k(scores, min(k, rows), recall_target=recall), first)
-        )
+
+    def masked(scores: Float[Array, "B *n"], number: Int[Array, "*n"]) -> Float[Array, "B *n"]:
+        # where it is used, so that the scores are written and read once
+        return jnp.where((number < total)[None], scores, -jnp.inf)
+
+    numbers = first + jnp.arange(rows, dtype=jnp.int32)
 
     def from_all(best: Best) -> Best:
-        return best.merged(*_numbered(jax.lax.top_k(scores, min(k, rows)), first))
+        some = masked(scores, numbers)
+        if recall is None:
+            return best.merged(*_numbered(jax.lax.top_k(some, min(k, rows)), first))
+        found = jax.lax.approx_max_k(some, min(k, rows), recall_target=recall)
+        return best.merged(*_numbered(found, first))
 
-    grouped = scores.reshape(queries, -1, GROUP)
-    highest = grouped.max(axis=2)
+    grouped, grouped_numbers = scores.reshape(queries, -1, GROUP), numbers.reshape(-1, GROUP)
+    highest = masked(grouped, grouped_numbers).max(axis=2)
 
     def from_few_groups(best: Best) -> Best:
         _, groups = jax.lax.top_k(highest, FEW_GROUPS)
-        chosen = jnp.take_along_axis(grouped, groups[:, :, None], axis=1)
-        within = jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
-        numbers = first + groups[:, :, None] * GROUP + within
-        return best.merged(chosen.reshape(queries, -1), numbers.reshape(queries, -1))
+        chosen = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(queries, -1)
+        number = jnp.take(grouped_numbers, groups, axis=0).reshape(queries, -1)
+        return best.merged(jnp.where(number < total, chosen, -jnp.inf), number)
 
-    if highest.shape[1] <= FEW_GROUPS:
+    if recall is not None or highest.shape[1] <= FEW_GROUPS:
         return from_all(best)
     better = (highest > jnp.maximum(best.scores[:, -1:], floor)).sum(axis=1)
     return jax.lax.cond((better <= FEW_GROUPS).all(), from_few_groups, from_all, best)
@@ -360,9 +389,7 @@ def _program(mesh: Mesh, step: int, k: int, recall: float | None) -> Callable:
             found = jnp.einsum("bd,sd->bs", queries, part, precision=jax.lax.Precision.HIGHEST)
             if scales.size:
                 found = found * jax.lax.dynamic_slice_in_dim(scales, start, step)[None, :]
-            row = begin + start + jnp.arange(step, dtype=jnp.int32)
-            found = jnp.where((row < total)[None, :], found, -jnp.inf)
-            return _merge_step(best, scores[:, -1:], found, begin + start, recall), None
+            return _merge_step(best, scores[:, -1:], found, begin + start, total, recall), None
 
         nothing = Best(jnp.full_like(scores, -jnp.inf), jnp.full_like(places, -1))
         numbers = jnp.arange(rows.shape[0] // step, dtype=jnp.int32)

@@ -1,4 +1,7 @@
-"""TREC's files: runs (what was ranked) and qrels (what is right), as trec_eval reads them."""
+"""TREC's files: runs (what was ranked) and qrels (what is right), as trec_eval reads them.
+
+What is written has passed `check_ids`.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,11 +18,7 @@ def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag:
 
     Scores have the digits that tell every float32 from its neighbours, so that trec_eval sees the
     same ties.
-
-    Raises:
-        UserError: an id holds white space, which the format cannot express.
     """
-    _check_ids(path, retrieval_set)
     queries, passages = retrieval_set.query_ids, retrieval_set.passage_ids
     with writing(path) as file:
         for run in runs:
@@ -30,12 +29,7 @@ def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag:
 
 
 def write_qrels(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run]) -> None:
-    """Write `query 0 passage gain` of what was to be found in some runs, whole or not at all.
-
-    Raises:
-        UserError: an id holds white space.
-    """
-    _check_ids(path, retrieval_set)
+    """Write `query 0 passage gain` of what was to be found in some runs, whole or not at all."""
     queries, passages = retrieval_set.query_ids, retrieval_set.passage_ids
     with writing(path) as file:
         for run in runs:
@@ -72,7 +66,15 @@ def read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
             ) from None
 
 
-def _check_ids(path: Path, retrieval_set: RetrievalSet) -> None:
+def check_ids(retrieval_set: RetrievalSet) -> None:
+    """Refuse ids that a run file, whose columns white space separates, cannot hold.
+
+    Raises:
+        UserError: names the id.
+    """
     for one in (*retrieval_set.query_ids, *retrieval_set.passage_ids):
         if len(one.split()) != 1:
-            raise UserError(f"{path}: the id {one!r} is empty or holds white space")
+            raise UserError(
+                f"{retrieval_set.name}: the id {one!r} is empty or holds white space, which run "
+                "files cannot express; rename it, or --runs= writes none"
+            )

@@ -152,6 +152,15 @@ def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[S
     return state, metrics
 
 
+def trace_step(config: Config, state: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
+    """`train_step` traced for these shapes and shardings; the state is donated."""
+
+    def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
+        return train_step(state, batch, config)
+
+    return jax.jit(step, donate_argnums=0).trace(state, batch)
+
+
 def compile_step(
     config: Config, state: State, batch: dict[str, Array]
 ) -> tuple[jax.stages.Compiled, dict[str, float]]:
@@ -162,14 +171,10 @@ def compile_step(
         `argument_bytes`, `temporary_bytes` and `peak_bytes` on one device, as the compiler plans.
     """
 
-    def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
-        return train_step(state, batch, config)
-
     def abstract(x: Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
-    arguments = jax.tree.map(abstract, (state, batch))
-    traced = jax.jit(step, donate_argnums=0).trace(*arguments)
+    traced = trace_step(config, *jax.tree.map(abstract, (state, batch)))
     compiled = traced.lower().compile()
     memory = compiled.memory_analysis()
     arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -1,0 +1,85 @@
+"""TPU chips and slices: what they can do, and what they are called."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from jaxir.errors import UserError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip, from its vendor's public specification; HBM as the compiler lets programs use."""
+
+    hbm: float  # bytes
+    flops: float  # a second, bf16
+    hbm_bandwidth: float  # bytes a second
+    link_bandwidth: float  # bytes a second to all neighbours together
+    axes: int  # of a topology
+    cores: int  # in a slice's name, for each chip
+
+
+CHIPS = {
+    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 300e9, 3, 2),
+    "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 600e9, 3, 2),
+    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 2, 1),
+    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9, 2, 1),
+}
+# chips of the slices that are offered
+SHAPES = {
+    3: ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
+    2: ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Chips that are linked to each other."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def chip(self) -> Chip:
+        """What each of them can do."""
+        return CHIPS[self.kind]
+
+    @property
+    def chips(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    @property
+    def topology(self) -> str:
+        """Its name for the compiler, e.g. v4:2x2x1."""
+        return f"{self.kind}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def name(self) -> str:
+        """Its name in the cloud, e.g. v4-8."""
+        return f"{self.kind}-{self.chips * self.chip.cores}"
+
+
+def slices() -> list[Slice]:
+    """Every slice that is offered."""
+    return [Slice(kind, shape) for kind, chip in CHIPS.items() for shape in SHAPES[chip.axes]]
+
+
+def find_slice(name: str) -> Slice:
+    """A slice by its topology (v4:2x2x2) or its name in the cloud (v4-16).
+
+    Raises:
+        UserError: there is none of that name; lists those there are.
+    """
+    for one in slices():
+        if name in (one.topology, one.name):
+            return one
+    kind, _, shape = name.partition(":")
+    if kind in CHIPS and re.fullmatch(r"[1-9]\d?(x[1-9]\d?)+", shape):
+        sizes = tuple(map(int, shape.split("x")))
+        if len(sizes) == CHIPS[kind].axes:
+            return Slice(kind, sizes)
+    listed = ", ".join(f"{one.name} ({one.topology})" for one in slices())
+    raise UserError(f"--topology {name}: no such slice; there are {listed}")

@@ -1,0 +1,320 @@
+"""What a config needs of a TPU slice that nobody has to own, as the TPU's own compiler sees it.
+
+The real train step is compiled for the slice; nothing is run. Memory is the compiler's; FLOPs are
+counted in the step as it was traced; bytes and cycles are read off the compiled program, the body
+of a loop as often as it turns.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxir.config import Config
+from jaxir.errors import UserError
+from jaxir.retrieval import topk
+from jaxir.training.chips import Slice
+from jaxir.training.sharding import AXES
+from jaxir.training.step import abstract_state, matmul_flops, trace_step
+from jaxir.whole_files import write_json
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BITS = {"pred": 8, "bf16": 16, "f16": 16, "s64": 64, "u64": 64, "f64": 64, "s4": 4, "u4": 4}
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of one chip, for one step."""
+
+    fits: bool
+    memory: float  # bytes at the peak
+    arguments: float  # of that, parameters, optimizer state and batch
+    temporary: float  # of that, activations and the like
+    flops: float  # of matrix products, with what is computed again
+    useful_flops: float  # without that
+    hbm_bytes: float
+    collective_bytes: dict[str, float]  # operands by kind
+    cycles: float  # the compiler's estimate, where it has one
+
+
+def plan(config: Config, place: Slice, cache: Path) -> Need:
+    """Compile the train step of a config for a slice.
+
+    Args:
+        config: with the true shape of the model; its batch is that of all chips.
+        place: the slice.
+        cache: folder in which plans are kept; an equal step is not compiled again.
+
+    Raises:
+        UserError: libtpu is missing, or the batch does not divide.
+    """
+    mesh = slice_mesh(place, config.scale.replicas)
+    if config.batch_size % place.chips:
+        raise UserError(
+            f"config.batch_size = {config.batch_size}: must be a multiple of the {place.chips} "
+            f"chips of {place.name}"
+        )
+    plain = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, remat="none"),
+        scale=dataclasses.replace(config.scale, texts_at_once=0),
+    )
+
+    def traced(one: Config) -> Any:
+        return trace_step(one, abstract_state(one, None, mesh), abstract_batch(one, mesh))
+
+    with jax.set_mesh(mesh):
+        step = traced(config)
+        flops, useful = (
+            matmul_flops(x.jaxpr.jaxpr) / place.chips
+            for x in (step, step if plain == config else traced(plain))
+        )
+        return _compiled(step.lower(), flops, useful, place, cache)
+
+
+def plan_search(width: int, place: Slice, cache: Path) -> Need:
+    """Compile the search of 256 queries in a chunk of a float32 index on every chip.
+
+    Args:
+        width: of the embeddings.
+        place: the slice.
+        cache: as for `plan`.
+    """
+    mesh = slice_mesh(place, 1)
+    rows = topk.CHUNK_BYTES // (4 * width) // topk.STEP_ROWS * topk.STEP_ROWS
+    by_row, whole = (NamedSharding(mesh, PartitionSpec(*x)) for x in ([mesh.axis_names], []))
+
+    def shaped(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    queries, k = topk.QUERIES_AT_ONCE, 100
+    program: Any = topk._program(mesh, topk.STEP_ROWS, k, None)
+    with jax.set_mesh(mesh):
+        traced = program.trace(
+            shaped((queries, width), jnp.float32, whole),
+            shaped((rows * place.chips, width), jnp.float32, by_row),
+            shaped((0,), jnp.float32, by_row),
+            shaped((queries, k), jnp.float32, whole),
+            shaped((queries, k), jnp.int32, whole),
+            *(shaped((), jnp.int32, whole) for _ in range(2)),
+        )
+        flops = matmul_flops(traced.jaxpr.jaxpr) / place.chips
+        return _compiled(traced.lower(), flops, flops, place, cache)
+
+
+def slice_mesh(place: Slice, replicas: int) -> Mesh:
+    """The mesh of a slice, from a description alone.
+
+    Raises:
+        UserError: libtpu is missing, or the replicas do not divide the chips.
+    """
+    # a description needs no chip, and must not wait for one or lock it
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    if place.chips % replicas:
+        raise UserError(f"config.scale.replicas = {replicas}: must divide {place.chips} chips")
+    options: dict[str, Any] = {}
+    if place.chip.cores > 1:  # else each chip counts as two devices
+        options = {"chip_config_name": "megacore", "chips_per_host_bounds": [2, 2, 1]}
+    try:
+        found = topologies.get_topology_desc(place.topology, "tpu", **options)
+    except Exception as error:
+        try:
+            metadata.version("libtpu")
+        except metadata.PackageNotFoundError:
+            raise UserError(
+                'libtpu is missing: pip install "jaxir[tpu]" or pip install libtpu'
+            ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{place.topology}: the compiler knows no such slice ({reason})") from error
+    return Mesh(
+        np.reshape(found.devices, (replicas, -1)), AXES, axis_types=(AxisType.Explicit,) * len(AXES)
+    )
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of the longest texts."""
+    queries = config.batch_size
+    passages = queries * (1 + config.data.hard_negatives)
+    shapes = {
+        "query_ids": (queries, config.model.max_query_tokens),
+        "query_lengths": (queries,),
+        "query_cluster": (queries,),
+        "passage_ids": (passages, config.model.max_passage_tokens),
+        "passage_lengths": (passages,),
+        "passage_cluster": (passages,),
+    }
+    by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_row)
+        for name, shape in shapes.items()
+    }
+
+
+def _compiled(lowered: Any, flops: float, useful: float, place: Slice, cache: Path) -> Need:
+    """What the compiler makes of a program, from the cache if it has met it before."""
+    versions = [metadata.version(name) for name in PACKAGES]
+    identity = "\n".join([lowered.as_text(), place.topology, *versions])
+    stored = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    if stored.exists():
+        return Need(**json.loads(stored.read_text()))
+    need = _compile(lowered, flops, useful)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    write_json(stored, dataclasses.asdict(need))
+    return need
+
+
+def _compile(lowered: Any, flops: float, useful: float) -> Need:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        # a program that is too large gets no analysis; its message says by how much
+        used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not used:
+            raise
+        return Need(False, _bytes(used[1], used[2]), 0.0, 0.0, flops, useful, 0.0, {}, 0.0)
+    memory = compiled.memory_analysis()
+    temporary = float(memory.temp_size_in_bytes)
+    arguments = float(memory.argument_size_in_bytes)
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    traffic = read_program(compiled.as_text())
+    peak = arguments + temporary + results
+    return Need(True, peak, arguments, temporary, flops, useful, *traffic)
+
+
+def _bytes(number: str, unit: str) -> float:
+    return float(number) * 1024.0 ** ("KMGT".index(unit) + 1)
+
+
+def read_program(text: str) -> tuple[float, dict[str, float], float]:
+    """HBM bytes, operand bytes by kind of collective, and estimated cycles of a compiled program.
+
+    HBM bytes are the operands and results of every fusion, product and copy that stands outside a
+    fusion: what is not kept in registers has to travel. Values that the compiler keeps in the
+    chip's own memory, space S(1) or higher, do not.
+    """
+    computations = _computations(text)
+    turns = _turns(computations)
+    traffic, cycles = 0.0, 0.0
+    collectives: dict[str, float] = defaultdict(float)
+    for name, lines in computations.items():
+        times = turns.get(name, 0)
+        if not times:
+            continue
+        sizes = {one["name"]: _size(one["type"]) for one in lines}
+        for one in lines:
+            operands = [sizes[x] for x in one["operands"] if x in sizes]
+            kind = one["kind"].removesuffix("-start")
+            if kind in COLLECTIVES:
+                collectives[kind] += times * sum(total for total, _ in operands)
+            if kind in ("fusion", "convolution", "dot", "copy", "gather", "scatter", "sort"):
+                own = _size(one["type"])[1]
+                traffic += times * (own + sum(far for _, far in operands))
+            cycles += times * one["cycles"]
+    return traffic, dict(collectives), cycles
+
+
+# name, type, kind and operands; a type has no space before a parenthesis
+_LINE = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)")
+_CALLED = re.compile(r"(body|condition|to_apply|true_computation|false_computation)=%([\w.\-]+)")
+_TYPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{[^}]*?(S\(\d+\))?\})?")
+
+
+def _computations(text: str) -> dict[str, list[dict[str, Any]]]:
+    """Instructions by computation; the entry is called ENTRY."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    current: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        if line and not line[0].isspace() and line.rstrip().endswith("{"):
+            word = line.split()[0]
+            name = "ENTRY" if word == "ENTRY" else word.lstrip("%")
+            current = found.setdefault(name, [])
+            continue
+        match = _LINE.match(line)
+        if match:
+            cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
+            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+            constant = re.search(r"constant\((\d+)\)", line)
+            current.append(
+                {
+                    "name": match[1],
+                    "type": match[2],
+                    "kind": match[3],
+                    "operands": re.findall(r"%([\w.\-]+)", match[4]),
+                    "cycles": int(cycles[1]) if cycles else 0,
+                    "calls": dict(_CALLED.findall(line)),
+                    "branches": re.findall(r"%([\w.\-]+)", branches[1]) if branches else [],
+                    "constant": int(constant[1]) if constant else None,
+                }
+            )
+    return found
+
+
+def _turns(computations: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+    """How often each computation runs; bodies of fusions do not count apart."""
+    turns: dict[str, int] = defaultdict(int)
+    waiting = [("ENTRY", 1)]
+    while waiting:
+        name, times = waiting.pop()
+        turns[name] += times
+        for one in computations.get(name, []):
+            calls = one["calls"]
+            if one["kind"] == "while":
+                # a scan counts from 0 to the constant that its condition compares with
+                limits = [x["constant"] for x in computations[calls["condition"]]]
+                limit = max((x for x in limits if x is not None), default=1)
+                waiting.append((calls["body"], times * limit))
+            elif one["kind"] == "conditional":
+                # one branch runs; the first is as good as any for a bound
+                chosen = [*one["branches"], *(calls[x] for x in calls if "computation" in x)]
+                waiting.extend((branch, times) for branch in chosen[:1])
+            elif one["kind"] == "call":
+                waiting.append((calls["to_apply"], times))
+    return turns
+
+
+def _size(text: str) -> tuple[float, float]:
+    """Bytes of a type, and those of its parts that stand in HBM."""
+    total, far = 0.0, 0.0
+    for kind, shape, space in _TYPE.findall(text):
+        digits = re.sub(r"\D", "", kind)
+        bits = BITS.get(kind) or int(digits or 0)
+        size = bits / 8 * float(np.prod([int(x) for x in shape.split(",") if x]))
+        total += size
+        far += 0.0 if space else size
+    return total, far
+
+
+@dataclass(frozen=True)
+class Time:
+    """The least a step can take, and what bounds it."""
+
+    seconds: float
+    bound: str
+    by_resource: dict[str, float]
+
+
+def roofline(need: Need, place: Slice) -> Time:
+    """Seconds that each resource of the chip needs at its peak; the slowest bounds the step."""
+    chip = place.chip
+    seconds = {
+        "matrix units": need.flops / chip.flops,
+        "HBM": need.hbm_bytes / chip.hbm_bandwidth,
+        "links": sum(need.collective_bytes.values()) / chip.link_bandwidth,
+    }
+    bound = max(seconds, key=lambda name: seconds[name])
+    return Time(seconds[bound], bound, seconds)

@@ -1,0 +1,132 @@
+"""Planning for slices that nobody owns: names, arithmetic, and the compiler where there is one."""
+
+import dataclasses
+import importlib.util
+import json
+
+import pytest
+
+from jaxir import plan
+from jaxir.config import Config, EncoderConfig, ModelConfig, ScaleConfig
+from jaxir.errors import UserError
+from jaxir.training.chips import find_slice, slices
+from jaxir.training.plan_report import ways_to_fit
+from jaxir.training.planning import Need, read_program, roofline
+
+PROGRAM = """
+%body (arg: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} get-tuple-element(%arg), index=1
+  %near = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} fusion(%x), kind=kLoop, {"estimated_cycles":"100"}
+  %all-reduce.1 = bf16[4,8]{1,0} all-reduce(%near), channel_id=1, to_apply=%add
+}
+
+%condition (arg: (s32[], bf16[4,8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(12)
+  ROOT %lt = pred[] compare(%counter, %limit), direction=LT
+}
+
+ENTRY %main (p: bf16[4,8]) -> f32[16] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %loop = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,1)}) while(%i), condition=%condition, body=%body
+  %all-gather.1 = f32[16]{0} all-gather(%part), channel_id=2
+  %part = f32[4]{0} fusion(%p), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"7"}
+}
+"""
+
+
+def test_a_slice_has_two_names():
+    assert find_slice("v4-32") == find_slice("v4:2x2x4")
+    assert find_slice("v4-32").chips == 16  # a chip has two cores
+    assert find_slice("v5e-64").topology == "v5e:8x8"
+    assert find_slice("v6e:3x5").name == "v6e-15"
+    assert len({one.name for one in slices()}) == len(slices())
+
+
+@pytest.mark.parametrize("name", ["v4-7", "v4:2x2", "v9:2x2x1", "", "v4:0x2x2"])
+def test_an_unknown_slice_is_refused_with_the_list(name):
+    with pytest.raises(UserError, match=r"there are v4-8 \(v4:2x2x1\), v4-16"):
+        find_slice(name)
+
+
+def test_bytes_and_cycles_of_a_program_count_loops_as_often_as_they_turn():
+    traffic, collectives, cycles = read_program(PROGRAM)
+    # in each of twelve turns a result in the chip's own memory, and its operand in HBM
+    assert traffic == 12 * 4 * 8 * 2 + (4 * 8 * 2 + 4 * 4)
+    assert collectives == {"all-reduce": 12 * 4 * 8 * 2, "all-gather": 4 * 4}
+    assert cycles == 12 * 100 + 7
+
+
+def test_the_slowest_resource_bounds_the_step():
+    place = find_slice("v5e-8")
+    need = Need(True, 1e9, 1e8, 9e8, 197e12, 197e12, 819e9 / 2, {"all-reduce": 1e9}, 0.0)
+    time = roofline(need, place)
+    assert (time.bound, time.seconds) == ("matrix units", 1.0)
+    assert time.by_resource["HBM"] == 0.5
+    more = dataclasses.replace(need, hbm_bytes=819e9 * 3)
+    assert roofline(more, place).bound == "HBM"
+
+
+def test_ways_to_fit_add_one_thing_after_the_other():
+    ways = dict(ways_to_fit(Config(scale=ScaleConfig(fsdp=True))))
+    assert list(ways) == [
+        "as it is",
+        "remat of all but products",
+        "remat of whole layers",
+        "gradient caching, 64 texts at once",
+    ]
+    last = ways["gradient caching, 64 texts at once"]
+    assert (last.model.remat, last.scale.texts_at_once) == ("layers", 64)
+    assert ways["as it is"].model.remat == "none"
+
+
+# ml_collections loads config files so
+@pytest.mark.filterwarnings("ignore:the load_module")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config is missing"),
+        (("--config", "tpu_v4.py"), "--topology is missing"),
+        (("--config", "tpu_v4.py", "--topology", "v4-8", "--mfu", "0"), "--mfu 0"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
+        plan.main(["plan", *arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2"])
+def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
+    from jaxir.training.plan_report import report_plan
+    from jaxir.training.planning import plan as plan_step
+
+    encoder = EncoderConfig(
+        vocab_size=1_000,
+        hidden_size=128,
+        layers=3,
+        heads=2,
+        intermediate_size=256,
+        positions=66,
+        dropout=0.0,
+        attention_dropout=0.0,
+    )
+    model = ModelConfig(encoder=encoder, max_query_tokens=32, max_passage_tokens=64)
+    config = Config(batch_size=64, model=model)
+    report_plan(config, topology, False, 0.4, tmp_path, tmp_path / "plan.json")
+    report = json.loads((tmp_path / "plan.json").read_text())
+    need = report["per chip and step"]
+    assert need["fits"]
+    assert 0 < need["arguments"] < need["memory"] < 1e9
+    assert need["flops"] == need["useful_flops"] > 1e8
+    # chunks do not make more messages: gradients are summed after all of them
+    cached = dataclasses.replace(config, scale=ScaleConfig(texts_at_once=4))
+    place = find_slice(topology)
+    again = plan_step(cached, place, tmp_path)
+    ours, theirs = (sum(x.values()) for x in (again.collective_bytes, need["collective_bytes"]))
+    assert ours == pytest.approx(theirs, rel=0.01)
+    assert again.flops > again.useful_flops == need["flops"]
+    # and from its own JSON
+    stored = set(tmp_path.glob("*.json"))
+    assert plan_step(cached, place, tmp_path) == again
+    assert set(tmp_path.glob("*.json")) == stored
