@@ -39,4 +39,4 @@ def test_minilm_on_the_whole_of_xquad_r(tmp_path):
     assert round(figures["multilingual"]["rank_distance"], 1) == 10_792.3
     seconds = report["seconds"]
     assert seconds["encoding"] >= 0.9 * seconds["all"], seconds
-    assert seconds["ranking and measuring"] + seconds["confidence intervals"] <= 20, seconds
+    assert seconds["ranking and measuring"] + seconds["intervals and p values"] <= 20, seconds
