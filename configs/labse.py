@@ -1,6 +1,6 @@
 """LaBSE, otherwise as `tpu_v4.py`.
 
-    python -m jaxir.train --config labse.py --distributed --config.checkpoint.directory=gs://BUCKET
+    python -m jaxir.train --config labse.py --distributed --workdir gs://BUCKET/labse
 
 LaBSE's folder decides pooling ([CLS]), Dense(tanh) and normalization. Hours and scores on a TPU:
 not measured. Published for the paper's own data: XQuAD-R mAP .817 monolingual, .767 cross-lingual,

@@ -1,6 +1,6 @@
 """XLM-R base on SQuAD in nine languages, half monolingual and half cross-lingual batches.
 
-    python -m jaxir.train --config tpu_v4.py --distributed --config.checkpoint.directory=gs://BUCKET
+    python -m jaxir.train --config tpu_v4.py --distributed --workdir gs://BUCKET/base
 
 For a v4-8 slice (four chips) or larger. The data is SQuAD v1.1 and its machine translations,
 through TFDS (`squad`, `xquad/LANGUAGE` split `translate-train`), the public equal of what arXiv
@@ -18,6 +18,7 @@ from jaxir.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    ScaleConfig,
     Shares,
     Source,
 )
@@ -57,6 +58,7 @@ def get_config() -> Config:
         hybrid=HybridConfig(shares=Shares(monolingual=0.5, cross_lingual=0.5)),
         loss=LossConfig(temperature=0.02),
         optimizer=OptimizerConfig(learning_rate=3e-5, weight_decay=1e-2, warmup_steps=500),
+        scale=ScaleConfig(texts_at_once=64),
         checkpoint=CheckpointConfig(every=500),
         evaluation=EvaluationConfig(every=500, batch_size=512),
     )

@@ -1,7 +1,6 @@
 """XLM-R large, otherwise as `tpu_v4.py`.
 
-    python -m jaxir.train --config tpu_v4_large.py --distributed \\
-        --config.checkpoint.directory=gs://BUCKET
+    python -m jaxir.train --config tpu_v4_large.py --distributed --workdir gs://BUCKET/large
 
 For a v4-32 slice (sixteen chips). Hours and scores: not measured.
 """

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxir.config import Config
+from jaxir.config import Config, validate
 from jaxir.errors import RunError, UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -118,7 +118,26 @@ def define_config(values: flags.FlagValues) -> None:
     )
 
 
-def config_of(values: flags.FlagValues) -> Config:
+def parse_config(argv: list[str], values: flags.FlagValues, doc: str | None) -> Config | None:
+    """Read the flags of a command that takes a config; None where help was asked for and printed.
+
+    Args:
+        argv: the command line, the program's name first.
+        values: defined flags, `define_config` among them, which get their values.
+        doc: printed as help, before the config's fields.
+
+    Raises:
+        UserError: a mistake in a flag or in the config, or no config.
+    """
+    fields = "\n".join(field_help(Config()))
+    if parse(argv, values, f"{doc}\nFields and their defaults:\n{fields}") is None:
+        return None
+    config = _config_of(values)
+    validate(config)
+    return config
+
+
+def _config_of(values: flags.FlagValues) -> Config:
     """The config after all overrides.
 
     Raises:

@@ -190,7 +190,6 @@ class CheckpointConfig:
 
     every: int = 1_000  # steps; the last step is always saved
     keep: int = 2  # newest ones kept, besides the best
-    directory: str = ""  # local or gs://; "": `checkpoints` in the workdir
 
 
 @dataclass

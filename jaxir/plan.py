@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxir import command_line
-from jaxir.config import Config, validate, validate_shape
+from jaxir.config import validate_shape
 from jaxir.errors import UserError
 
 
@@ -32,12 +32,9 @@ def main(argv: list[str]) -> int | None:
         "mfu", 0.4, "share of the chips' peak that is reached", 0, 1, flag_values=values
     )
     flags.DEFINE_string("output", None, "also write the plan to this file", flag_values=values)
-    fields = "\n".join(command_line.field_help(Config()))
-    usage = f"{__doc__}\nFields and their defaults:\n{fields}"
-    if command_line.parse(argv, values, usage) is None:
+    config = command_line.parse_config(argv, values, __doc__)
+    if config is None:
         return 0
-    config = command_line.config_of(values)
-    validate(config)
     validate_shape(config.model, config.loss.matryoshka)
     if values.topology is None:
         raise UserError("--topology is missing: e.g. --topology v4:2x2x2")

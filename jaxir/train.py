@@ -5,19 +5,23 @@
 The same command goes on with a run that was stopped or killed. It ends with a table of mAP in the
 three settings and the rank distance, `results.json`, heat maps, and the best checkpoint as a
 sentence-transformers folder, all in the workdir (by default a folder under runs/ named after the
-config).
+config), which may be in a bucket (gs://...).
+
+With --distributed several processes, one a host, train together; their workdir is one that all of
+them see. On a TPU slice they find each other; elsewhere --coordinator, --processes and --process
+tell them how.
 
 Exit status: 0 finished; 2 a mistake in what it was told; 143 stopped by SIGTERM, and saved; 1
 otherwise.
 """
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from absl import flags
 
 from jaxir import command_line
-from jaxir.config import Config, validate
-from jaxir.errors import UserError
 
 
 def main(argv: list[str]) -> int | None:
@@ -30,27 +34,50 @@ def main(argv: list[str]) -> int | None:
     flags.DEFINE_bool(
         "distributed", False, "start on several hosts (a TPU slice)", flag_values=values
     )
-    fields = "\n".join(command_line.field_help(Config()))
-    usage = f"{__doc__}\nFields and their defaults:\n{fields}"
-    if command_line.parse(argv, values, usage) is None:
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of the first process, not on TPU", flag_values=values
+    )
+    for name, text in (("processes", "how many there are"), ("process", "the number of this one")):
+        flags.DEFINE_integer(name, None, f"{text}, not on TPU", 0, flag_values=values)
+    flags.DEFINE_integer(
+        "dead_after",
+        100,
+        "seconds after which a process that gives no sign of life ends the others",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "where compiled programs are kept (default: the workdir, on accelerators)",
+        flag_values=values,
+    )
+    config = command_line.parse_config(argv, values, __doc__)
+    if config is None:
         return 0
-    config = command_line.config_of(values)
-    validate(config)
-    if values.workdir and "://" in values.workdir:
-        raise UserError(
-            f"--workdir {values.workdir}: must be local; "
-            f"--config.checkpoint.directory={values.workdir} keeps the checkpoints there"
-        )
     # these take seconds to import, and neither help nor a misspelt field should wait for them
+    from jaxir.training.processes import Join, joined
+    from jaxir.whole_files import path_of
+
+    workdir = path_of(values.workdir or Path("runs") / command_line.config_name(argv))
+    command_line.log_to_stderr()
+    join = Join(values.coordinator, values.processes, values.process, values.dead_after)
+    with joined(join) if values.distributed else nullcontext():
+        from jaxir.training.run import run  # some of what it imports looks for devices
+
+        _keep_compiled(values.compilation_cache, os.fspath(workdir / "compiled"))
+        run(config, workdir)
+    return 0
+
+
+def _keep_compiled(chosen: str | None, default: str) -> None:
+    """Keep compiled programs, so that a run that goes on after a preemption starts at once."""
     import jax
 
-    from jaxir.training.run import run
-
-    command_line.log_to_stderr()
-    if values.distributed:
-        jax.distributed.initialize()
-    run(config, Path(values.workdir or Path("runs") / command_line.config_name(argv)))
-    return 0
+    if chosen is None and jax.default_backend() != "cpu":
+        chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", default)
+    if chosen is not None:
+        jax.config.update("jax_compilation_cache_dir", chosen)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,137 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, on disk or in a bucket."""
 
+import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from etils import epath
+
+from jaxir.errors import UserError
+
+# TensorFlow would take seconds to import, and answers for a bucket that it cannot reach in minutes
+os.environ.setdefault("EPATH_USE_TF", "false")
+
+
+def path_of(name: str | os.PathLike) -> epath.Path:
+    """A path on disk, or one in a bucket, `gs://BUCKET/...`.
+
+    Raises:
+        UserError: another kind of address, or what reads buckets is not installed.
+    """
+    scheme = str(name).partition("://")[0] if "://" in str(name) else ""
+    if scheme not in ("", "gs"):
+        raise UserError(f"{name}: must be a local path or begin with gs://")
+    if scheme and importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f'{name}: reading buckets needs gcsfs; run: pip install "jaxir[tpu]"')
+    if scheme:
+        import fsspec
+
+        # other processes write to a folder after it was listed
+        fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(name)
+
+
+def is_remote(path: os.PathLike) -> bool:
+    """Whether a path is in a bucket."""
+    return "://" in os.fspath(path)
+
+
+def entries(folder: epath.Path) -> list[epath.Path]:
+    """What a folder holds; nothing where there is none, as an empty one in a bucket."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def bucket_files(path: os.PathLike) -> Any:
+    """What reads and writes the bucket that a path is in (fsspec)."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(os.fspath(path))[0]
+
 
 @contextmanager
-def writing(path: Path, mode: str = "w") -> Iterator[IO]:
+def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
     """A file that takes its name when all is written, or vanishes."""
-    unfinished = path.with_name(path.name + ".unfinished")
+    encoding = None if "b" in mode else "utf-8"
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "file"
+            with local.open(mode, encoding=encoding) as file:
+                yield file
+            bucket_files(path).put_file(str(local), os.fspath(path))
+        return
+    whole = Path(path)
+    unfinished = whole.with_name(whole.name + ".unfinished")
     try:
-        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with unfinished.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        unfinished.replace(whole)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: os.PathLike, value: Any) -> None:
     """Write a value as indented JSON."""
     with writing(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
+
+
+def create(path: os.PathLike, text: str) -> bool:
+    """Write a small file if there is none of that name; of several that try, one gets True."""
+    if is_remote(path):
+        try:
+            bucket_files(path).pipe_file(os.fspath(path), text.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+    whole = Path(path)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f"{whole.name}.unfinished-", dir=whole.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.link(unfinished, whole)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(unfinished)
+    return True
+
+
+def publish(folder: Path, target: os.PathLike, last: str = "") -> None:
+    """Move a finished local folder to where others look for it.
+
+    Locally that is one rename. In a bucket the files arrive one by one, `last` after all others:
+    where it is, the folder is whole.
+
+    Raises:
+        OSError: there is such a folder, locally, or no space.
+    """
+    if not is_remote(target):
+        folder.rename(target)
+        return
+    files = bucket_files(target)
+    for file in sorted(folder.rglob("*"), key=lambda file: (file.name == last, file)):
+        if file.is_file():
+            files.put_file(str(file), f"{os.fspath(target)}/{file.relative_to(folder)}")
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def as_local(folder: epath.Path) -> Iterator[Path]:
+    """A folder as one on this machine's disk; one in a bucket is fetched for as long."""
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as local:
+        bucket_files(folder).get(os.fspath(folder).rstrip("/") + "/", local + "/", recursive=True)
+        yield Path(local)

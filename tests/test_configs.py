@@ -53,6 +53,7 @@ def test_a_shrunken_copy_takes_a_step(name):
     encoder.hidden_size, encoder.heads, encoder.layers = 8, 2, 2
     encoder.intermediate_size, encoder.vocab_size, encoder.positions = 16, 40, 20
     config.model.dense = min(config.model.dense, 8)
+    config.scale.texts_at_once = min(config.scale.texts_at_once, BATCH // 8)
     rows = BATCH * (1 + config.data.hard_negatives)
     rng = np.random.default_rng(0)
     batch = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from test_dropout import seeds
 
 from jaxir.config import ARCHITECTURES, DualEncoderConfig, EncoderConfig
 from jaxir.models.dual_encoder import (
@@ -77,9 +78,8 @@ def test_head_matches_float64(pooling, dense, projection, normalize):
 
 
 def loss_of(config):
-    def loss(params, ids, mask, key):
-        keys = None if key is None else jax.random.split(key, len(ids))
-        embeddings = embed(config, params, ids, mask, dropout_keys=keys)
+    def loss(params, ids, mask, seeds):
+        embeddings = embed(config, params, ids, mask, dropout_seeds=seeds)
         return jnp.mean((embeddings - 0.1) ** 2) * 16, embeddings
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -109,17 +109,15 @@ def test_eight_devices_agree_with_one(architecture, dropout, placement):
     ids, mask = batch()
     step = loss_of(config)
 
-    def key():
-        return jax.random.key(1) if dropout else None
-
-    alone = step(params, ids, mask, key())
+    every = seeds(1, len(ids)) if dropout else None
+    alone = step(params, ids, mask, every)
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        rows = [jax.device_put(x, P("data")) for x in (ids, mask)]
+        rows = [x if x is None else jax.device_put(x, P("data")) for x in (ids, mask, every)]
         if placement == "sharded":
             placed = jax.tree.map(sharded, params)
         else:
             placed = jax.device_put(params, P())
-        (value, embeddings), gradient = step(placed, *rows, key())
+        (value, embeddings), gradient = step(placed, *rows)
         assert jax.typeof(embeddings).sharding.spec == P("data", None)
         specs = [
             jax.tree.map(lambda leaf: str(jax.typeof(leaf).sharding.spec), tree)
@@ -133,13 +131,13 @@ def test_eight_devices_agree_with_one(architecture, dropout, placement):
     )
 
 
-def test_dropout_needs_keys_and_depends_on_them():
+def test_dropout_needs_seeds_and_depends_on_them():
     config = tiny()
     params = init_params(config, jax.random.key(0))
-    run = jax.jit(lambda keys: embed(config, params, *batch(), dropout_keys=keys))
+    run = jax.jit(lambda seeds: embed(config, params, *batch(), dropout_seeds=seeds))
     rows = len(batch()[0])
-    one, two = (jax.random.split(jax.random.key(seed), rows) for seed in (1, 2))
-    plain, first, again, other = (np.asarray(run(keys)) for keys in (None, one, one, two))
+    one, two = (seeds(number, rows) for number in (1, 2))
+    plain, first, again, other = (np.asarray(run(x)) for x in (None, one, one, two))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - plain).max() > 1e-2
     assert np.abs(first - other).max() > 1e-2
@@ -151,8 +149,8 @@ def test_rows_of_padding_alone_give_no_nan(pooling, dropout):
     params = init_params(config, jax.random.key(0))
     ids, mask = batch()
     assert not mask[0].any()
-    key = jax.random.key(1) if dropout else None
-    (_, embeddings), gradient = loss_of(config)(params, ids, mask, key)
+    every = seeds(1, len(ids)) if dropout else None
+    (_, embeddings), gradient = loss_of(config)(params, ids, mask, every)
     np.testing.assert_array_equal(embeddings[0], 0)
     assert np.isfinite(embeddings).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

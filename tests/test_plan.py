@@ -11,13 +11,33 @@ from jaxir.config import Config, EncoderConfig, ModelConfig, ScaleConfig
 from jaxir.errors import UserError
 from jaxir.training.chips import find_slice, slices
 from jaxir.training.plan_report import ways_to_fit
-from jaxir.training.planning import Need, read_program, roofline
+from jaxir.training.planning import Need, memory_of_refusal, read_program, roofline
 
 PROGRAM = """
+%fused (param: bf16[4,8]) -> bf16[4,8] {
+  %param = bf16[4,8]{1,0:T(8,128)} parameter(0)
+  ROOT %twice = bf16[4,8]{1,0} add(%param, %param)
+}
+
+%layer (stack: bf16[12,4,8], number: s32[]) -> bf16[4,8] {
+  %stack = bf16[12,4,8]{2,1,0} parameter(0)
+  %number = s32[] parameter(1)
+  %same = bf16[12,4,8]{2,1,0} bitcast(%stack)
+  %slice = bf16[1,4,8]{2,1,0} dynamic-slice(%same, %number), dynamic_slice_sizes={1,4,8}
+  ROOT %one = bf16[4,8]{1,0} bitcast(%slice)
+}
+
+%keep (stack.1: bf16[12,4,8], value: bf16[1,4,8], number.1: s32[]) -> bf16[12,4,8] {
+  %stack.1 = bf16[12,4,8]{2,1,0} parameter(0)
+  %value = bf16[1,4,8]{2,1,0} parameter(1)
+  %number.1 = s32[] parameter(2)
+  ROOT %kept = bf16[12,4,8]{2,1,0} dynamic-update-slice(%stack.1, %value, %number.1)
+}
+
 %body (arg: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
   %x = bf16[4,8]{1,0:T(8,128)(2,1)} get-tuple-element(%arg), index=1
-  %near = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} fusion(%x), kind=kLoop, {"estimated_cycles":"100"}
-  %all-reduce.1 = bf16[4,8]{1,0} all-reduce(%near), channel_id=1, to_apply=%add
+  %near = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} fusion(%x), calls=%fused, {"estimated_cycles":"100"}
+  %all-reduce.1 = bf16[4,8]{1,0} all-reduce(%near), metadata={op_name="step/shard_map/psum"}
 }
 
 %condition (arg: (s32[], bf16[4,8])) -> pred[] {
@@ -52,8 +72,42 @@ def test_bytes_and_cycles_of_a_program_count_loops_as_often_as_they_turn():
     traffic, collectives, cycles = read_program(PROGRAM)
     # in each of twelve turns a result in the chip's own memory, and its operand in HBM
     assert traffic == 12 * 4 * 8 * 2 + (4 * 8 * 2 + 4 * 4)
-    assert collectives == {"all-reduce": 12 * 4 * 8 * 2, "all-gather": 4 * 4}
+    assert collectives == {
+        "all-reduce, parameters and gradients": 12 * 4 * 8 * 2,
+        "all-gather, embeddings for the loss": 4 * 4,
+    }
     assert cycles == 12 * 100 + 7
+
+
+def test_of_a_stack_of_layers_only_a_slice_is_read_or_written():
+    program = PROGRAM.replace(
+        "  %loop =",
+        "  %s = bf16[12,4,8]{2,1,0} parameter(1)\n"
+        "  %n = s32[] parameter(2)\n"
+        "  %read = bf16[4,8]{1,0} fusion(%s, %n), kind=kLoop, calls=%layer\n"
+        "  %v = bf16[1,4,8]{2,1,0:S(1)} parameter(3)\n"
+        "  %written = bf16[12,4,8]{2,1,0} fusion(%s, %v, %n), kind=kLoop, calls=%keep\n"
+        "  %loop =",
+    )
+    row, number = 4 * 8 * 2, 4
+    more = read_program(program)[0] - read_program(PROGRAM)[0]
+    assert more == (row + number + row) + (row + number)
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 41.50G of 30.75G hbm.", 41.5 * 2**30),
+        (
+            "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (139.03G) exceeds "
+            "available HBM (30.75G).",
+            139.03 * 2**30,
+        ),
+        ("INTERNAL: Used 1.0G of 2.0G", None),
+    ],
+)
+def test_a_refusal_says_how_much_was_needed(message, needed):
+    assert memory_of_refusal(message) == needed
 
 
 def test_the_slowest_resource_bounds_the_step():

@@ -1,7 +1,11 @@
 """Cached token ids equal the tokenizer's own; the cache grows, and says what broke."""
 
 import resource
+import shutil
 import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,13 +62,13 @@ def test_a_wordpiece_tokenizers_ids_too(tmp_path):
 def test_only_missing_texts_are_tokenized(tokenizer, tmp_path, monkeypatch):
     read_tokens(TEXTS[:3], tokenizer, tmp_path)
     built = []
-    original = tokens_module._build
+    original = tokens_module._tokenize
 
-    def build(texts, hashes, missing, *rest):
-        built.extend(texts[i] for i in missing)
-        original(texts, hashes, missing, *rest)
+    def tokenize(texts, *rest):
+        built.extend(texts)
+        return original(texts, *rest)
 
-    monkeypatch.setattr(tokens_module, "_build", build)
+    monkeypatch.setattr(tokens_module, "_tokenize", tokenize)
     both = read_tokens([*TEXTS, "Query: new"], tokenizer, tmp_path)
     assert sorted(built) == sorted({*TEXTS[3:6], "Query: new"})
     assert len(both.segments) == 2
@@ -90,6 +94,37 @@ def test_a_damaged_cache_is_named(tokenizer, tmp_path):
         read_tokens(TEXTS, tokenizer, tmp_path)
 
 
+def test_deleted_segments_are_made_again(tokenizer, tmp_path):
+    read_tokens(TEXTS, tokenizer, tmp_path)
+    (segment,) = tmp_path.glob("*/segment-*")
+    shutil.rmtree(segment)
+    ids, lengths = read_tokens(TEXTS, tokenizer, tmp_path).padded(np.arange(len(TEXTS)), 64)
+    for row, length, expected in zip(ids, lengths, _own(tokenizer, TEXTS, 64), strict=True):
+        assert row[:length].tolist() == expected
+
+
+def test_processes_share_the_building(tokenizer, tmp_path, monkeypatch):
+    """Threads stand for processes: each claims segments, none is built twice, all see all."""
+    monkeypatch.setattr(tokens_module, "TEXTS_PER_SEGMENT", 10)
+    texts = [f"Query: number {n}" for n in range(200)]
+    built, original = Counter(), tokens_module._tokenize
+
+    def tokenize(part, *rest):
+        built.update(part)
+        time.sleep(0.01)
+        return original(part, *rest)
+
+    monkeypatch.setattr(tokens_module, "_tokenize", tokenize)
+    read_tokens(texts[:15], tokenizer, tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: read_tokens(texts, tokenizer, tmp_path), range(3)))
+    assert set(built.values()) == {1}
+    every = [tokens.padded(np.arange(200), 16)[0] for tokens in results]
+    np.testing.assert_array_equal(every[0], every[1])
+    np.testing.assert_array_equal(every[0], every[2])
+    assert not list(tmp_path.rglob("*.claim-*"))
+
+
 def test_a_full_disk_leaves_nothing_behind(tokenizer, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -100,5 +135,6 @@ def test_a_full_disk_leaves_nothing_behind(tokenizer, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert [name.partition("-")[0] for name in left] == ["plan"]  # so that the next one goes on
     assert len(read_tokens(TEXTS, tokenizer, tmp_path).length) == len(TEXTS)

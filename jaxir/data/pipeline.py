@@ -6,9 +6,9 @@ Dimension key: B pairs, P passages (a pair's own, then its hard negatives), L to
 the background, and a process loads no more than its own slice.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ class Loader:
 
 
 def tokenize(
-    collection: Collection, tokenizer: Any, model: ModelConfig, cache: Path
+    collection: Collection, tokenizer: Any, model: ModelConfig, cache: os.PathLike
 ) -> tuple[Tokens, Tokens]:
     """Tokens of the collection's texts as queries and as passages, each with its prefix.
 

@@ -2,14 +2,19 @@
 
 Dimension key: T texts, R texts asked for, L token limit.
 
-The cache is a folder a tokenizer, of segments that are never changed: a segment holds the ids of
-some texts without special tokens and uncut, so that prefixes aside no option of a run makes it
-stale, and the hash of every text it knows. A segment appears by one rename, whole or not at all; a
-build that was killed goes on with the texts that are still missing.
+The cache is a folder a tokenizer, on disk or in a bucket, of segments that are never changed: a
+segment holds the ids of some texts without special tokens and uncut, so that prefixes aside no
+option of a run makes it stale, and the hash of every text it knows. A segment appears whole or not
+at all. Texts that no segment knows are divided into segments by a plan that the first process
+writes; all processes that need them, on however many hosts, share the building, and a build that
+was killed goes on with the segments that are still missing. A marker then says which segments a
+list of texts needs. From a bucket, ids are read by range.
 """
 
 import errno
 import hashlib
+import io
+import json
 import os
 import shutil
 import tempfile
@@ -19,23 +24,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, Int, Int32, UInt64
 from tqdm import tqdm
 
+from jaxir.claims import Claims, make_together
+from jaxir.data.ranged import RangedArray
 from jaxir.errors import UserError
+from jaxir.whole_files import create, entries, is_remote, path_of, publish
 
-TEXTS_PER_SEGMENT = 500_000
+TEXTS_PER_SEGMENT = 200_000
 TEXTS_PER_CALL = 4_000  # the tokenizer's own threads share these
+LAST = "hashes.npy"  # of a segment, to arrive in a bucket
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Ids of T texts, and what a tokenizer puts around and after them.
 
-    A text's ids are the slice [start, start + length) of `ids`, a list of memory-mapped segments.
+    A text's ids are the slice [start, start + length) of its segment, which is memory-mapped or
+    read from a bucket.
     """
 
-    segments: tuple[Int32[np.ndarray, "_"], ...]
+    segments: tuple[Int32[np.ndarray, "_"] | RangedArray, ...]
     segment: Int[np.ndarray, "T"]
     start: Int[np.ndarray, "T"]
     length: Int[np.ndarray, "T"]
@@ -60,9 +71,9 @@ class Tokens:
         columns = np.arange(limit)[None, :] - first
         inside = (columns >= 0) & (columns < content[:, None])
         ids = np.full((len(texts), limit), self.pad_id, np.int32)
-        for number, stored in enumerate(self.segments):
+        for number in np.unique(self.segment[texts[present]]):
             mine = inside & (self.segment[texts] == number)[:, None]
-            ids[mine] = stored[(self.start[texts][:, None] + columns)[mine]]
+            ids[mine] = self.segments[number][(self.start[texts][:, None] + columns)[mine]]
         for place, token in enumerate(self.before):
             ids[present, place] = token
         for place, token in enumerate(self.after):
@@ -70,23 +81,28 @@ class Tokens:
         return ids, ((content + first + last) * present).astype(np.int32)
 
 
-def read_tokens(texts: Sequence[str], tokenizer: Any, cache: Path) -> Tokens:
+def read_tokens(texts: Sequence[str], tokenizer: Any, cache: os.PathLike) -> Tokens:
     """Token ids of `texts`, equal to the tokenizer's own; what the cache lacks is tokenized first.
 
     Raises:
         UserError: the disk is full, or the cache was damaged.
     """
-    folder = cache / fingerprint(tokenizer)[:32]
+    folder = path_of(cache) / fingerprint(tokenizer)[:32]
     hashes = _hashes(texts)
-    stored = [_open(path) for path in sorted(folder.glob("segment-*"))]
-    found = _find(hashes, stored)
-    missing = np.unique(hashes[found[0] < 0], axis=0, return_index=True)[1]
-    if len(missing):
-        missing = np.flatnonzero(found[0] < 0)[np.sort(missing)]
-        _build(texts, hashes, missing, tokenizer, folder)
-        stored = [_open(path) for path in sorted(folder.glob("segment-*"))]
-        found = _find(hashes, stored)
-    segment, start, length = found
+    wanted = hashlib.sha256(np.unique(hashes, axis=0).tobytes()).hexdigest()[:32]
+    finished = folder / f"finished-{wanted}.json"
+    if not all((folder / name / LAST).exists() for name in _read_names(finished) or [""]):
+        try:
+            _build(texts, hashes, tokenizer, folder, wanted)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot write the token cache ({error.strerror or error}); "
+                "free some space or set config.data.cache to another folder"
+            ) from error
+    stored = [_open(folder / name) for name in _read_names(finished)]
+    segment, start, length = _find(hashes, stored)
+    if (segment < 0).any():
+        raise UserError(f"{finished}: does not name every segment; delete it")
     before, after = _frame(tokenizer)
     ids = tuple(part.ids for part in stored)
     return Tokens(ids, segment, start, length, before, after, tokenizer.pad_token_id)
@@ -115,15 +131,30 @@ class _Segment:
     ids: Int32[np.ndarray, "_"]
 
 
-def _open(path: Path) -> _Segment:
+def _open(path: epath.Path) -> _Segment:
+    def part(name: str) -> Any:
+        file = path / f"{name}.npy"
+        if not is_remote(file):
+            return np.load(file, mmap_mode="r")
+        return RangedArray(file) if name == "ids" else np.load(io.BytesIO(file.read_bytes()))
+
     try:
-        parts = [np.load(path / f"{name}.npy", mmap_mode="r") for name in _Segment.__annotations__]
-        segment = _Segment(*parts)
+        segment = _Segment(*map(part, _Segment.__annotations__))
         if int(segment.lengths.sum()) != len(segment.ids):
             raise ValueError("ids are missing")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: damaged token cache ({error}); delete that folder") from error
     return segment
+
+
+def _read_names(path: epath.Path) -> list[str]:
+    """Names of segments that a file lists; none where there is no such file."""
+    if not path.exists():
+        return []
+    try:
+        return [str(name) for name in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged token cache ({error}); delete that file") from error
 
 
 def _hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "T 2"]:
@@ -157,27 +188,67 @@ def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _build(
     texts: Sequence[str],
     hashes: UInt64[np.ndarray, "T 2"],
-    missing: Int[np.ndarray, "_"],
     tokenizer: Any,
-    folder: Path,
+    folder: epath.Path,
+    wanted: str,
 ) -> None:
-    with tqdm(total=len(missing), desc="tokenizing", unit=" texts", disable=None) as progress:
-        for first in range(0, len(missing), TEXTS_PER_SEGMENT):
-            chosen = missing[first : first + TEXTS_PER_SEGMENT]
-            chosen = chosen[np.argsort(hashes[chosen, 0], kind="stable")]
-            ids: list[np.ndarray] = []
-            for call in range(0, len(chosen), TEXTS_PER_CALL):
-                part = [texts[i] for i in chosen[call : call + TEXTS_PER_CALL]]
-                encoded = tokenizer(
-                    part,
-                    add_special_tokens=False,
-                    return_attention_mask=False,
-                    return_token_type_ids=False,
-                    verbose=False,  # texts longer than the model are cut when batches are made
-                )
-                ids.extend(np.array(row, np.int32) for row in encoded["input_ids"])
-                progress.update(len(part))
-            _write(folder, hashes[chosen], ids)
+    """Have every text in some segment, together with all processes that want the same texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / f"plan-{wanted}.json"
+    whole = _segments(folder)
+    if not set(_read_names(plan)) <= set(whole):  # somebody has deleted a segment since
+        plan.unlink(missing_ok=True)
+    create(plan, json.dumps(whole))
+    known = _read_names(plan)
+    segment = _find(hashes, [_open(folder / name) for name in known])[0]
+    first = np.unique(hashes, axis=0, return_index=True)[1]
+    missing = np.sort(first[segment[first] < 0])
+    shares = [missing[i : i + TEXTS_PER_SEGMENT] for i in range(0, len(missing), TEXTS_PER_SEGMENT)]
+    shares = [share[np.argsort(hashes[share, 0], kind="stable")] for share in shares]
+    to_make = {_name(hashes[share]): share for share in shares}
+    with (
+        tqdm(total=len(missing), desc="tokenizing", unit=" texts", disable=None) as progress,
+        Claims(folder) as claims,
+    ):
+
+        def make(name: str) -> None:
+            share = to_make[name]
+            ids = _tokenize([texts[i] for i in share], tokenizer, progress)
+            _write(folder / name, hashes[share], ids)
+
+        # a segment is there when its last file is
+        make_together({name: folder / name / LAST for name in to_make}, make, claims)
+    used = [known[i] for i in np.unique(segment[segment >= 0])]
+    finished = folder / f"finished-{wanted}.json"
+    if finished.exists() and set(_read_names(finished)) - set(_segments(folder)):
+        finished.unlink(missing_ok=True)
+    create(finished, json.dumps([*used, *to_make]))
+
+
+def _segments(folder: epath.Path) -> list[str]:
+    """Names of the whole segments in a folder."""
+    found = (path.name for path in entries(folder) if path.name.startswith("segment-"))
+    return sorted(name for name in found if (folder / name / LAST).exists())
+
+
+def _name(hashes: UInt64[np.ndarray, "T 2"]) -> str:
+    return "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
+
+
+def _tokenize(texts: Sequence[str], tokenizer: Any, progress: tqdm) -> list[np.ndarray]:
+    ids: list[np.ndarray] = []
+    for call in range(0, len(texts), TEXTS_PER_CALL):
+        part = list(texts[call : call + TEXTS_PER_CALL])
+        encoded = tokenizer(
+            part,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # texts longer than the model are cut when batches are made
+        )
+        ids.extend(np.array(row, np.int32) for row in encoded["input_ids"])
+        progress.update(len(part))
+    return ids
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -189,28 +260,23 @@ def _save(path: Path, array: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _write(folder: Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.ndarray]) -> None:
+def _write(target: epath.Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.ndarray]) -> None:
     lengths = np.array([len(row) for row in ids], np.int64)
-    name = "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
     arrays = {
         "hashes": hashes,
         "starts": np.cumsum(lengths) - lengths,
         "lengths": lengths,
         "ids": np.concatenate([*ids, np.empty(0, np.int32)]),
     }
+    near = None if is_remote(target) else target.parent
+    temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=near))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
-        try:
-            for part, array in arrays.items():
-                _save(temporary / f"{part}.npy", array)
-            temporary.rename(folder / name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        for part, array in arrays.items():
+            _save(temporary / f"{part}.npy", array)
+        publish(temporary, target, LAST)
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return  # another process was faster with the same texts
-        raise UserError(
-            f"{folder}: cannot write the token cache ({error.strerror or error}); "
-            "free some space or set config.data.cache to another folder"
-        ) from error
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # another process was faster with the same texts
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxir.config import DualEncoderConfig
+from jaxir.models.dropout import Seeds
 from jaxir.models.encoder import Encoder, gathered
 
 Params = dict[str, Any]
@@ -43,10 +44,10 @@ class DualEncoder(nnx.Module):
             )
 
     def __call__(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], dropout_keys: PRNGKeyArray | None
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], dropout_seeds: Seeds | None
     ) -> Float[Array, "B D"]:
         """Embeddings in float32."""
-        states = self.encoder(ids, mask, dropout_keys).astype(jnp.float32)
+        states = self.encoder(ids, mask, dropout_seeds).astype(jnp.float32)
         x = mean_pool(states, first_of(mask) if self.config.pooling == "cls" else mask)
         if self.config.dense:
             x = jnp.tanh(self.dense(x).astype(jnp.float32))
@@ -105,15 +106,17 @@ def embed(
     ids: Int[Array, "B L"],
     mask: Bool[Array, "B L"],
     *,
-    dropout_keys: PRNGKeyArray | None = None,
+    dropout_seeds: Seeds | None = None,
 ) -> Float[Array, "B D"]:
-    """Embeddings of tokenised texts, in float32; without keys, one a text, there is no dropout.
+    """Embeddings of tokenised texts, in float32; without seeds, one a text, there is no dropout.
 
     Raises:
         UserError: the texts are longer than the model's position table.
     """
     with _precision(config):
-        return _with_params(config, params)(jnp.asarray(ids), jnp.asarray(mask, bool), dropout_keys)
+        return _with_params(config, params)(
+            jnp.asarray(ids), jnp.asarray(mask, bool), dropout_seeds
+        )
 
 
 def hidden_states(

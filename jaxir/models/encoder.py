@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxir.config import EncoderConfig
 from jaxir.errors import UserError
+from jaxir.models.dropout import Seeds, dropout, fold_each
 
 _INIT = nnx.initializers.normal(0.02)
 # what each layer keeps for the backward pass besides its input; the rest is computed again
@@ -67,28 +68,13 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "
     )
 
 
-def fold(keys: PRNGKeyArray | None, number: int | Int[Array, ""]) -> PRNGKeyArray | None:
-    """Keys of one of the places where the texts of a batch meet chance; None stays None."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def dropout(
-    x: Float[Array, "B ..."], rate: float, keys: PRNGKeyArray | None
-) -> Float[Array, "B ..."]:
-    """Inverted dropout; a text's mask depends on its own key alone, not on chunks or devices."""
-    if keys is None or rate == 0:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
-
-
 def attention(
     query: Float[Array, "B L H K"],
     key: Float[Array, "B L H K"],
     value: Float[Array, "B L H K"],
     mask: Bool[Array, "B L"],
     rate: float = 0.0,
-    dropout_keys: PRNGKeyArray | None = None,
+    dropout_seeds: Seeds | None = None,
 ) -> Float[Array, "B L H K"]:
     """Scaled dot-product attention to the tokens of the mask, with dropout on the probabilities.
 
@@ -96,12 +82,19 @@ def attention(
     Source: arXiv 1706.03762, section 3.2.1.
     """
     mask = mask[:, None, None, :]
-    if dropout_keys is None or rate == 0:
+    if dropout_seeds is None or rate == 0:
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
-    scores = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-    probabilities = dropout(jax.nn.softmax(scores), rate, dropout_keys).astype(value.dtype)
-    return jnp.einsum("bhlm,bmhk->blhk", probabilities, value)
+
+    # L x L numbers a head are not kept for the backward pass: computing them again is cheaper
+    # than fetching them from memory
+    @partial(jax.checkpoint, prevent_cse=False)
+    def attend(query, key, value):
+        scores = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+        probabilities = dropout(jax.nn.softmax(scores), rate, dropout_seeds).astype(value.dtype)
+        return jnp.einsum("bhlm,bmhk->blhk", probabilities, value)
+
+    return attend(query, key, value)
 
 
 class Norm(nnx.LayerNorm):
@@ -138,14 +131,14 @@ class Layer(nnx.Module):
         self.feed_forward_norm = Norm(config, rngs=rngs)
 
     def attend(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], seeds: Seeds | None
     ) -> Float[Array, "B L D"]:
         """Multi-head self-attention."""
         heads = (*x.shape[:2], self.config.heads, -1)
         query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
         rate = self.config.attention_dropout
         return self.attention_output(
-            attention(query, key, value, mask, rate, keys).reshape(x.shape)
+            attention(query, key, value, mask, rate, seeds).reshape(x.shape)
         )
 
     def feed_forward(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -153,16 +146,16 @@ class Layer(nnx.Module):
         return self.output(jax.nn.gelu(self.intermediate(x), approximate=False))
 
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], seeds: Seeds | None
     ) -> Float[Array, "B L D"]:
-        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no keys, no dropout."""
-        first, second, third = (fold(keys, number) for number in range(3))
+        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no seeds, no dropout."""
+        first, second, third = (fold_each(seeds, number) for number in range(3))
         drop = partial(dropout, rate=self.config.dropout)
         if self.config.architecture == "xlm-roberta-xl":
-            x = x + drop(self.attend(self.attention_norm(x), mask, first), keys=second)
-            return x + drop(self.feed_forward(self.feed_forward_norm(x)), keys=third)
-        x = self.attention_norm(x + drop(self.attend(x, mask, first), keys=second))
-        return self.feed_forward_norm(x + drop(self.feed_forward(x), keys=third))
+            x = x + drop(self.attend(self.attention_norm(x), mask, first), seeds=second)
+            return x + drop(self.feed_forward(self.feed_forward_norm(x)), seeds=third)
+        x = self.attention_norm(x + drop(self.attend(x, mask, first), seeds=second))
+        return self.feed_forward_norm(x + drop(self.feed_forward(x), seeds=third))
 
 
 class Encoder(nnx.Module):
@@ -184,7 +177,7 @@ class Encoder(nnx.Module):
             self.embedding_norm = Norm(config, rngs=rngs)
 
     def embed(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], keys: PRNGKeyArray | None
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], seeds: Seeds | None
     ) -> Float[Array, "B L D"]:
         """Sum of token, position and token type 0, normalised but in XL."""
         length, positions = ids.shape[1], self.position_embedding.embedding[...]
@@ -197,16 +190,16 @@ class Encoder(nnx.Module):
         x = x + self.token_type_embedding.embedding[...][None, :1]
         if self.config.architecture != "xlm-roberta-xl":
             x = self.embedding_norm(x)
-        return dropout(x, self.config.dropout, keys).astype(self.dtype)
+        return dropout(x, self.config.dropout, seeds).astype(self.dtype)
 
     def __call__(
         self,
         ids: Int[Array, "B L"],
         mask: Bool[Array, "B L"],
-        dropout_keys: PRNGKeyArray | None = None,
+        dropout_seeds: Seeds | None = None,
         all_states: bool = False,
     ) -> Float[Array, "B L D"] | Float[Array, "states B L D"]:
-        """Last hidden states, or those of the embeddings and of every layer; no keys, no dropout.
+        """Last hidden states, or those of the embeddings and of every layer; no seeds, no dropout.
 
         As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
 
@@ -225,13 +218,13 @@ class Encoder(nnx.Module):
         def step(x, layer_and_number):
             layer, number = layer_and_number
             layer = gathered(layer, shapes)
-            x = nnx.merge(graph, layer)(x, mask, fold(dropout_keys, number))
+            x = nnx.merge(graph, layer)(x, mask, fold_each(dropout_seeds, number))
             return x, x if all_states else None
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=_KEPT[self.remat], prevent_cse=False)
         numbers = jnp.arange(self.config.layers)
-        embedded = self.embed(ids, mask, fold(dropout_keys, self.config.layers))
+        embedded = self.embed(ids, mask, fold_each(dropout_seeds, self.config.layers))
         last, states = jax.lax.scan(step, embedded, (layers, numbers))
         if self.config.architecture == "xlm-roberta-xl":
             last = self.final_norm(last)

@@ -4,17 +4,18 @@ Dimension key: N languages.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from jaxir.retrieval.evaluation import SettingsReport
+from jaxir.whole_files import writing
 
 
-def draw_heat_map(report: SettingsReport, path: Path) -> None:
+def draw_heat_map(report: SettingsReport, path: os.PathLike) -> None:
     """mAP by query language (rows) and passage language (columns), as a PNG."""
     matrix: Float[np.ndarray, "N N"] = report.matrix["map"]
     size = 2.4 + 0.55 * len(report.languages)
@@ -35,11 +36,14 @@ def draw_heat_map(report: SettingsReport, path: Path) -> None:
                 column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
             )
     figure.colorbar(image, ax=axes, label="mAP")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def draw_rank_distances(
-    languages: Sequence[str], systems: Mapping[str, Float[np.ndarray, "N"]], title: str, path: Path
+    languages: Sequence[str],
+    systems: Mapping[str, Float[np.ndarray, "N"]],
+    title: str,
+    path: os.PathLike,
 ) -> None:
     """Rank distance by query language, a bar a system."""
     figure = Figure(figsize=(2.5 + 0.6 * len(languages), 3.6), layout="constrained")
@@ -55,7 +59,7 @@ def draw_rank_distances(
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=len(systems), frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def draw_language_shares(
@@ -63,7 +67,7 @@ def draw_language_shares(
     shares: Float[np.ndarray, "N N"],
     pool: Float[np.ndarray, "N"],
     title: str,
-    path: Path,
+    path: os.PathLike,
 ) -> None:
     """Share of each passage language in the first places, by query language, beside the pool's."""
     rows = np.vstack([np.nan_to_num(shares), pool])
@@ -87,4 +91,9 @@ def draw_language_shares(
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: os.PathLike) -> None:
+    with writing(path, "wb") as file:
+        figure.savefig(file, dpi=120, format="png")

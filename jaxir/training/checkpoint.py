@@ -12,22 +12,19 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxir.errors import UserError
+from jaxir.training.processes import agree, is_first
+from jaxir.whole_files import entries, is_remote, write_json
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # the folder of a run, in its workdir
 MANIFEST = "manifest.json"
+NONE = -1  # the step of no checkpoint, among processes that agree on one
 CHUNK = 1 << 24  # bytes read at a time
-
-
-def checkpoint_folder(directory: str, workdir: epath.PathLike) -> epath.Path:
-    """Where the checkpoints of a workdir lie; runs that are compared have folders of their own."""
-    name = epath.Path(workdir).name
-    return epath.Path(directory) / name if directory else epath.Path(workdir) / "checkpoints"
 
 
 class Checkpoints:
@@ -38,8 +35,9 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int, best: str):
         """The best checkpoint has the lowest "loss", or the highest of another metric `best`."""
-        # orbax wants it absolute
-        self.folder, self.keep, self.best = epath.Path(folder).resolve(), keep, best
+        self.folder, self.keep, self.best = epath.Path(folder), keep, best
+        if not is_remote(self.folder):  # epath would look for a bucket in the current folder
+            self.folder = self.folder.resolve()  # orbax wants it absolute
         self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._sealing: Future | None = None
         self._thread = ThreadPoolExecutor(1)
@@ -75,17 +73,21 @@ class Checkpoints:
         """Steps of the sealed checkpoints, oldest first."""
         if not self.folder.exists():
             return []
-        sealed = (path for path in self.folder.iterdir() if (path / MANIFEST).exists())
+        sealed = (path for path in entries(self.folder) if (path / MANIFEST).exists())
         return sorted(int(path.name) for path in sealed if path.name.isdigit())
 
     def best_step(self) -> int | None:
         """Step of the best sealed checkpoint that was evaluated; None where none was."""
+        best = agree(self._best() if is_first() else NONE)
+        return None if best == NONE else best
+
+    def _best(self) -> int:
         scored = []
         for step in self.steps():
             value = self._metrics(step).get(self.best)
             if value is not None:
                 scored.append((value if self.best == "loss" else -value, step))
-        return min(scored)[1] if scored else None
+        return min(scored)[1] if scored else NONE
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state saved at a step, in the shapes and shardings of `abstract`.
@@ -93,11 +95,14 @@ class Checkpoints:
         Raises:
             UserError: a file is missing, changed or not in the manifest.
         """
-        damage = self.damage(step)
+        damage = self.damage(step) if is_first() else ""
         if damage:
             raise UserError(
                 f"{self._path(step)}: damaged checkpoint ({damage}); delete that folder"
             )
+        return self._read(step, abstract)
+
+    def _read(self, step: int, abstract: Any) -> Any:
         return self._checkpointer.restore(self._path(step), args=ocp.args.StandardRestore(abstract))
 
     def restore_latest(self, abstract: Any) -> tuple[int, Any] | None:
@@ -106,18 +111,22 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but every one is damaged.
         """
+        step = agree(self._newest_undamaged() if is_first() else NONE)
+        return None if step == NONE else (step, self._read(step, abstract))
+
+    def _newest_undamaged(self) -> int:
         self._remove_unsealed()
         steps = self.steps()
         for step in reversed(steps):
             damage = self.damage(step)
             if not damage:
-                return step, self.restore(step, abstract)
+                return step
             logger.warning("%s is damaged (%s): using the one before it", self._path(step), damage)
         if steps:
             raise UserError(
                 f"{self.folder}: every checkpoint is damaged; delete the folder to start anew"
             )
-        return None
+        return NONE
 
     def damage(self, step: int) -> str:
         """What is wrong with a sealed checkpoint; "" where nothing is."""
@@ -155,18 +164,17 @@ class Checkpoints:
     def _seal(self, step: int, metrics: dict[str, float]) -> None:
         try:
             self._checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 manifest = {"files": _sums(self._path(step)), "metrics": metrics}
-                temporary = self._path(step) / (MANIFEST + ".unfinished")
-                temporary.write_text(json.dumps(manifest | {"seal": _seal_of(manifest)}, indent=1))
-                temporary.rename(self._path(step) / MANIFEST)
+                sealed = manifest | {"seal": _seal_of(manifest)}
+                write_json(self._path(step) / MANIFEST, sealed)
                 self._prune()
         except (OSError, ValueError) as error:
             raise self._cannot_save(step, error) from error
 
     def _prune(self) -> None:
         steps = self.steps()
-        kept = {*steps[-self.keep :], self.best_step()}
+        kept = {*steps[-self.keep :], self._best()}
         for step in steps:
             if step not in kept:
                 # unsealed first: a deletion that is cut off must not leave a sealed half
@@ -174,8 +182,8 @@ class Checkpoints:
                 self._path(step).rmtree()
 
     def _remove_unsealed(self) -> None:
-        if jax.process_index() == 0 and self.folder.exists():
-            for path in self.folder.iterdir():
+        if is_first() and self.folder.exists():
+            for path in entries(self.folder):
                 if path.name[0].isdigit() and not (path / MANIFEST).exists():
                     path.rmtree()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxir.benchmarks.held_out import held_out_set
 from jaxir.benchmarks.run import Benchmark, read_benchmark
+from jaxir.claims import Claims, make_together
 from jaxir.config import Config, EvaluationConfig, ModelConfig, validate_shape
 from jaxir.data.collection import Collection, read_collection, split_held_out
 from jaxir.data.contamination import drop_overlap
@@ -22,6 +25,7 @@ from jaxir.errors import UserError
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import HuggingFaceModel, read_model, read_tokenizer
 from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.whole_files import as_local, is_remote, path_of, publish
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class Inputs:
     data_report: Mapping[str, Any]
 
 
-def prepare(config: Config, workdir: Path) -> Inputs:
+def prepare(config: Config, workdir: epath.Path) -> Inputs:
     """Read and tokenize all that the runs of a config need.
 
     Raises:
@@ -76,7 +80,7 @@ def prepare(config: Config, workdir: Path) -> Inputs:
     )
     model, params, tokenizer = read_start(config, training, workdir)
     validate_shape(model, config.loss.matryoshka)
-    cache = Path(config.data.cache) if config.data.cache else workdir / "tokens"
+    cache = path_of(config.data.cache) if config.data.cache else workdir / "tokens"
     query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
     sets = {"held_out": held_out_set(held_out)} if len(held_out.ids) else {}
     sets |= _benchmark(config.evaluation, Path(config.data.directory))
@@ -101,7 +105,9 @@ def _benchmark(config: EvaluationConfig, directory: Path) -> dict[str, Retrieval
     return {config.benchmark: next(read_benchmark(benchmark))}
 
 
-def _task(retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache: Path) -> Task:
+def _task(
+    retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache: epath.Path
+) -> Task:
     queries = [model.query_prefix + text for text in retrieval_set.queries]
     passages = [model.passage_prefix + text for text in retrieval_set.passages]
     return Task(
@@ -112,7 +118,7 @@ def _task(retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache
 
 
 def read_start(
-    config: Config, training: Collection | None, workdir: Path
+    config: Config, training: Collection | None, workdir: epath.Path
 ) -> tuple[ModelConfig, Any | None, Any]:
     """The model with its true shape, the weights it starts from, and its tokenizer.
 
@@ -128,7 +134,7 @@ def read_start(
     if model.init:
         model, params = _started_from(read_model(model.init), model, config.seed)
     if model.trained_tokenizer_size:
-        tokenizer = _own_tokenizer(model.trained_tokenizer_size, training, workdir / "tokenizer")
+        tokenizer = _own_tokenizer(model.trained_tokenizer_size, training, workdir)
     elif model.tokenizer or model.init:
         tokenizer = read_tokenizer(model.tokenizer or model.init)
     else:
@@ -169,14 +175,24 @@ def _started_from(
     return model, {**random, "encoder": found.params["encoder"]}
 
 
-def _own_tokenizer(size: int, training: Collection | None, folder: Path) -> Any:
-    """Trained once and then read, so that a resumed run has the same ids."""
-    if training is not None and not (folder / "tokenizer.json").exists():
+def _own_tokenizer(size: int, training: Collection | None, workdir: epath.Path) -> Any:
+    """Trained once, by one process, then read: resumed runs and other hosts get the same ids."""
+    folder = workdir / "tokenizer"
+    whole = folder / "tokenizer.json"
+
+    def make(_: str) -> None:
+        assert training is not None
         used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
         used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
         logger.info("training a tokenizer of %d pieces", size)
         tokenizer = train_tokenizer((training.texts[i] for i in used if i >= 0), size)
-        unfinished = folder.with_name(folder.name + ".unfinished")
-        tokenizer.save_pretrained(unfinished)
-        unfinished.rename(folder)
-    return read_tokenizer(str(folder))
+        near = None if is_remote(workdir) else workdir
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=near) as unfinished:
+            tokenizer.save_pretrained(Path(unfinished) / "tokenizer")
+            publish(Path(unfinished) / "tokenizer", folder, whole.name)
+
+    if training is not None and not whole.exists():
+        with Claims(workdir) as claims:
+            make_together({"tokenizer": whole}, make, claims)
+    with as_local(folder) as local:
+        return read_tokenizer(str(local))

@@ -2,30 +2,29 @@
 
 import dataclasses
 import logging
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Array
 
 from jaxir.config import Config, Shares
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, batches
 from jaxir.data.tokens import Tokens
-from jaxir.errors import RunError
 from jaxir.retrieval.encoding import Embed, encode, make_embed
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
 from jaxir.retrieval.ranks import passages_above
 from jaxir.retrieval.retrieval_set import select_queries
-from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
+from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.inputs import Inputs, Task
 from jaxir.training.meter import Meter
+from jaxir.training.processes import StoppedError, stop_asked, wait_for_all
 from jaxir.training.report import Report, progress_line
 from jaxir.training.sharding import make_mesh, process_rows, to_devices
 from jaxir.training.step import (
@@ -40,7 +39,6 @@ from jaxir.training.workdir import claim
 logger = logging.getLogger(__name__)
 
 VALIDATION_BATCHES = 16
-SIGTERM_STATUS = 143  # what a shell reports for a program ended by SIGTERM
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,8 @@ class Programs:
         return self.steps[bucket]
 
 
-class StoppedError(RunError):
-    """The run was asked to stop, has saved, and can go on."""
-
-    exit_status = SIGTERM_STATUS
-
-
 def train(
-    config: Config, inputs: Inputs, workdir: Path, name: str, programs: Programs | None = None
+    config: Config, inputs: Inputs, workdir: epath.Path, name: str, programs: Programs | None = None
 ) -> tuple[Any, Programs]:
     """Train to the last step, going on from the newest checkpoint if there is one.
 
@@ -90,12 +82,9 @@ def train(
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
     loader = _loader(inputs, config, inputs.training, hybrid)
     rows = process_rows(mesh, config.batch_size)
-    folder = checkpoint_folder(config.checkpoint.directory, workdir)
-    if config.checkpoint.directory:
-        claim(folder, config)  # another machine, with a workdir of its own, may go on from there
-    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.evaluation.best)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     config = dataclasses.replace(config, model=inputs.model)
-    with jax.set_mesh(mesh), closing(checkpoints), _stop_signal() as stop:
+    with jax.set_mesh(mesh), closing(checkpoints), stop_asked() as stop:
         abstract = abstract_state(config, inputs.params, mesh)
         restored = checkpoints.restore_latest(abstract)
         start, state = restored or (0, make_state(config, inputs.params, mesh))
@@ -113,6 +102,7 @@ def train(
                     meter.add(step, batch, metrics)
                     progress.update()
                     done, last = step + 1, step + 1 == config.steps
+                    stopping = stop() and not last
                     if done % config.watch.every == 0 or last:
                         values = meter.flush()
                         report.write(done, values)
@@ -124,11 +114,13 @@ def train(
                                 config, inputs, programs, state, validation, not last
                             )
                         report.write(done, {f"held_out/{k}": v for k, v in measured.items()})
-                    if measured or _due(done, config.checkpoint.every) or last or stop.is_set:
+                    if measured or _due(done, config.checkpoint.every) or last or stopping:
                         with meter.paused():
+                            report.flush()  # a resumed run keeps the lines before its step
                             checkpoints.save(done, state, measured)
-                    if stop.is_set and not last:
+                    if stopping:
                         checkpoints.wait()
+                        wait_for_all("saved")
                         raise StoppedError(
                             f"stopped at step {done} and saved; the same command goes on from there"
                         )
@@ -239,26 +231,3 @@ def _postfix(values: Mapping[str, float]) -> str:
         f"loss {values['loss']:.3f}, {values['pairs_per_second']:,.0f} pairs/s, "
         f"padding {values['padding_waste']:.0%}"
     )
-
-
-class _Stop:
-    is_set = False
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """SIGTERM asks to stop after the step under way; machines that are taken back send it."""
-    stop = _Stop()
-
-    def ask(*_: object) -> None:
-        stop.is_set = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, ask)
-    except ValueError:  # not the main thread: whoever runs us there has its own way to stop
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

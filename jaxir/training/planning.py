@@ -8,9 +8,13 @@ of a loop as often as it turns.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
+import tempfile
+import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +33,10 @@ from jaxir.training.sharding import AXES
 from jaxir.training.step import abstract_state, matmul_flops, trace_step
 from jaxir.whole_files import write_json
 
+logger = logging.getLogger(__name__)
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+PARAMETERS, LOSS = "parameters and gradients", "embeddings for the loss"
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "s64": 64, "u64": 64, "f64": 64, "s4": 4, "u4": 4}
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 
@@ -45,7 +52,7 @@ class Need:
     flops: float  # of matrix products, with what is computed again
     useful_flops: float  # without that
     hbm_bytes: float
-    collective_bytes: dict[str, float]  # operands by kind
+    collective_bytes: dict[str, float]  # operands by kind and by what they are of
     cycles: float  # the compiler's estimate, where it has one
 
 
@@ -77,11 +84,12 @@ def plan(config: Config, place: Slice, cache: Path) -> Need:
 
     with jax.set_mesh(mesh):
         step = traced(config)
-        flops, useful = (
-            matmul_flops(x.jaxpr.jaxpr) / place.chips
-            for x in (step, step if plain == config else traced(plain))
-        )
-        return _compiled(step.lower(), flops, useful, place, cache)
+
+        def flops() -> tuple[float, float]:
+            useful = step if plain == config else traced(plain)
+            return matmul_flops(step.jaxpr.jaxpr), matmul_flops(useful.jaxpr.jaxpr)
+
+        return _compiled(step.lower(), flops, place, cache)
 
 
 def plan_search(width: int, place: Slice, cache: Path) -> Need:
@@ -110,8 +118,8 @@ def plan_search(width: int, place: Slice, cache: Path) -> Need:
             shaped((queries, k), jnp.int32, whole),
             *(shaped((), jnp.int32, whole) for _ in range(2)),
         )
-        flops = matmul_flops(traced.jaxpr.jaxpr) / place.chips
-        return _compiled(traced.lower(), flops, flops, place, cache)
+        flops = matmul_flops(traced.jaxpr.jaxpr)
+        return _compiled(traced.lower(), lambda: (flops, flops), place, cache)
 
 
 def slice_mesh(place: Slice, replicas: int) -> Mesh:
@@ -123,6 +131,8 @@ def slice_mesh(place: Slice, replicas: int) -> Mesh:
     # a description needs no chip, and must not wait for one or lock it
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", place.name)
     from jax.experimental import topologies
 
     if place.chips % replicas:
@@ -165,39 +175,71 @@ def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
     }
 
 
-def _compiled(lowered: Any, flops: float, useful: float, place: Slice, cache: Path) -> Need:
-    """What the compiler makes of a program, from the cache if it has met it before."""
+def _compiled(
+    lowered: Any, flops: Callable[[], tuple[float, float]], place: Slice, cache: Path
+) -> Need:
+    """What the compiler makes of a program, from the cache if it has met it before.
+
+    Args:
+        lowered: the program.
+        flops: counts those of all chips together, and of them the useful ones.
+        place: the slice.
+        cache: folder of plans.
+    """
     versions = [metadata.version(name) for name in PACKAGES]
-    identity = "\n".join([lowered.as_text(), place.topology, *versions])
+    fields = ",".join(Need.__annotations__) + PARAMETERS + LOSS
+    identity = "\n".join([lowered.as_text(), place.topology, fields, *versions])
     stored = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     if stored.exists():
         return Need(**json.loads(stored.read_text()))
-    need = _compile(lowered, flops, useful)
+    began = time.perf_counter()
+    need = _compile(lowered, *(count / place.chips for count in flops()))
+    logger.info("compiled for %s in %.0f s", place.name, time.perf_counter() - began)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_json(stored, dataclasses.asdict(need))
     return need
 
 
 def _compile(lowered: Any, flops: float, useful: float) -> Need:
+    with tempfile.TemporaryDirectory() as folder:
+        return _compile_into(Path(folder), lowered, flops, useful)
+
+
+def _compile_into(folder: Path, lowered: Any, flops: float, useful: float) -> Need:
+    # JAX cannot always read back the program of a newer compiler, which therefore writes it itself
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile({"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
     except jax.errors.JaxRuntimeError as error:
         # a program that is too large gets no analysis; its message says by how much
-        used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or not used:
+        needed = memory_of_refusal(str(error))
+        if needed is None:
             raise
-        return Need(False, _bytes(used[1], used[2]), 0.0, 0.0, flops, useful, 0.0, {}, 0.0)
+        return Need(False, needed, 0.0, 0.0, flops, useful, 0.0, {}, 0.0)
     memory = compiled.memory_analysis()
     temporary = float(memory.temp_size_in_bytes)
     arguments = float(memory.argument_size_in_bytes)
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    traffic = read_program(compiled.as_text())
+    (program,) = folder.glob("*.after_codegen.txt")
+    traffic = read_program(program.read_text())
     peak = arguments + temporary + results
     return Need(True, peak, arguments, temporary, flops, useful, *traffic)
 
 
-def _bytes(number: str, unit: str) -> float:
-    return float(number) * 1024.0 ** ("KMGT".index(unit) + 1)
+# the compiler gives up in one of two places, each with words of its own
+_REFUSALS = (
+    r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT]",
+    r"\(([\d.]+)([KMGT])\) exceeds available HBM",
+)
+
+
+def memory_of_refusal(message: str) -> float | None:
+    """Bytes that a program would have needed, by the compiler's message; None: another error."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    for pattern in _REFUSALS:
+        if found := re.search(pattern, message):
+            return float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) + 1)
+    return None
 
 
 def read_program(text: str) -> tuple[float, dict[str, float], float]:
@@ -205,7 +247,8 @@ def read_program(text: str) -> tuple[float, dict[str, float], float]:
 
     HBM bytes are the operands and results of every fusion, product and copy that stands outside a
     fusion: what is not kept in registers has to travel. Values that the compiler keeps in the
-    chip's own memory, space S(1) or higher, do not.
+    chip's own memory, space S(1) or higher, do not; of an operand of which a fusion reads or
+    writes a slice only, as of the stacked parameters of all layers, the slice does.
     """
     computations = _computations(text)
     turns = _turns(computations)
@@ -219,18 +262,83 @@ def read_program(text: str) -> tuple[float, dict[str, float], float]:
         for one in lines:
             operands = [sizes[x] for x in one["operands"] if x in sizes]
             kind = one["kind"].removesuffix("-start")
-            if kind in COLLECTIVES:
-                collectives[kind] += times * sum(total for total, _ in operands)
-            if kind in ("fusion", "convolution", "dot", "copy", "gather", "scatter", "sort"):
+            inside = computations.get(one["calls"].get("calls", ""), [])
+            # a reduce-scatter is a fusion with an all-reduce in it
+            for group in ([one], inside if kind == "fusion" else []):
+                for name, size in _collectives(group, sizes):
+                    collectives[name] += times * size
+            if kind == "fusion":
+                far = [sizes.get(x, (0.0, 0.0))[1] for x in one["operands"]]
+                traffic += times * _fusion_bytes(inside, far, _size(one["type"])[1])
+            elif kind == "dynamic-update-slice":
+                traffic += times * 2 * operands[1][1]
+            elif kind in ("convolution", "dot", "copy", "gather", "scatter", "sort"):
                 own = _size(one["type"])[1]
                 traffic += times * (own + sum(far for _, far in operands))
             cycles += times * one["cycles"]
     return traffic, dict(collectives), cycles
 
 
+def _collectives(
+    group: list[dict[str, Any]], outside: dict[str, tuple[float, float]]
+) -> Iterator[tuple[str, float]]:
+    """What each collective of some instructions is, and the bytes of its operands."""
+    sizes = outside | {one["name"]: _size(one["type"]) for one in group}
+    for one in group:
+        kind = one["kind"].removesuffix("-start")
+        if kind in COLLECTIVES:
+            moved = PARAMETERS if one["of_parameters"] else LOSS
+            yield f"{kind}, {moved}", sum(sizes[x][0] for x in one["operands"] if x in sizes)
+
+
+def _fusion_bytes(inside: list[dict[str, Any]], operands: list[float], result: float) -> float:
+    """HBM bytes that a fusion reads and writes.
+
+    Args:
+        inside: its instructions.
+        operands: bytes of each operand in HBM.
+        result: those of the result.
+    """
+    by_name = {one["name"]: one for one in inside}
+    users: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in inside:
+        for name in one["operands"]:
+            users[name].append(one)
+
+    def uses(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for one in users[name]:
+            if one["kind"] in ("bitcast", "reshape"):
+                yield from uses(one["name"])
+            else:
+                yield name, one
+
+    total = result
+    for one in inside:
+        if one["kind"] != "parameter" or not operands[one["index"]]:
+            continue
+        read = 0.0
+        for name, user in uses(one["name"]):
+            if user["kind"] == "dynamic-slice":
+                read += _size(user["type"])[0]
+            elif user["kind"] == "dynamic-update-slice" and user["operands"][0] == name:
+                # in place: neither the rest of the operand nor that of the result moves
+                written = _size(by_name[user["operands"][1]]["type"])[0]
+                total -= min(total, operands[one["index"]])
+                read += written
+            else:
+                read = operands[one["index"]]
+                break
+        total += min(read, operands[one["index"]])
+    return total
+
+
 # name, type, kind and operands; a type has no space before a parenthesis
 _LINE = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)")
-_CALLED = re.compile(r"(body|condition|to_apply|true_computation|false_computation)=%([\w.\-]+)")
+_CALLED = re.compile(
+    r"(body|condition|to_apply|calls|true_computation|false_computation)=%([\w.\-]+)"
+)
+# of the step's own collectives inside `shard_map`; all others bring embeddings to the loss
+_OF_PARAMETERS = re.compile(r'op_name="[^"]*shard_map/[^"]*(psum|all_gather|reduce_scatter)')
 _TYPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{[^}]*?(S\(\d+\))?\})?")
 
 
@@ -258,7 +366,9 @@ def _computations(text: str) -> dict[str, list[dict[str, Any]]]:
                     "cycles": int(cycles[1]) if cycles else 0,
                     "calls": dict(_CALLED.findall(line)),
                     "branches": re.findall(r"%([\w.\-]+)", branches[1]) if branches else [],
+                    "of_parameters": bool(_OF_PARAMETERS.search(line)),
                     "constant": int(constant[1]) if constant else None,
+                    "index": int(match[4]) if match[3] == "parameter" else -1,
                 }
             )
     return found

@@ -5,32 +5,46 @@ about to write again, so the files read as if it had never stopped.
 """
 
 import json
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxir.config import WatchConfig
 from jaxir.errors import UserError
+from jaxir.training.processes import is_first
+from jaxir.whole_files import is_remote, writing
 
 METRICS_FILE = "metrics.jsonl"
+SECONDS_BETWEEN_WRITES = 60.0  # to a bucket
 
 
 class Report:
-    """The writers of one run; of several processes only the first writes."""
+    """The writers of one run; of several processes only the first writes.
 
-    def __init__(self, workdir: Path, watch: WatchConfig, config: Mapping[str, Any], resumed: int):
-        self.path = workdir / METRICS_FILE
+    Nothing can be appended to a file in a bucket: there the files are written anew at times.
+    """
+
+    def __init__(
+        self, workdir: epath.Path, watch: WatchConfig, config: Mapping[str, Any], resumed: int
+    ):
+        self.path, self._remote = workdir / METRICS_FILE, is_remote(workdir)
         self._tensorboard = self._wandb = None
-        self._writes = jax.process_index() == 0
+        self._writes = is_first()
         if not self._writes:
             return
-        _drop_lines_after(self.path, resumed)
+        self._lines = _lines_until(self.path, resumed)
+        self._write_lines()
         if watch.tensorboard:
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed + 1)
+            self._events = workdir / "tensorboard"
+            self._local = tempfile.TemporaryDirectory() if self._remote else None
+            folder = self._local.name if self._local else str(self._events)
+            self._tensorboard = SummaryWriter(folder, purge_step=resumed + 1)
         if watch.wandb_project:
             self._wandb = _start_wandb(workdir, watch, config)
 
@@ -38,20 +52,46 @@ class Report:
         """Write numbers of a step to every destination."""
         if not self._writes:
             return
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._remote:
+            self._lines.append(line)
+        else:
+            with self.path.open("a") as stream:
+                stream.write(line)
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name.replace("@", "_at_"), value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+        if self._remote and time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have everything so far where others see it."""
+        if not self._writes or not self._remote:
+            return
+        self._write_lines()
+        if self._tensorboard is not None and self._local is not None:
+            self._tensorboard.flush()
+            for file in Path(self._local.name).iterdir():
+                with writing(self._events / file.name, "wb") as stream:
+                    stream.write(file.read_bytes())
 
     def close(self) -> None:
         """Flush and let go."""
+        self.flush()
         if self._tensorboard is not None:
             self._tensorboard.close()
+            if self._local is not None:
+                self._local.cleanup()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _write_lines(self) -> None:
+        self._written = time.monotonic()
+        if self._lines:
+            with writing(self.path) as stream:
+                stream.writelines(self._lines)
 
 
 def progress_line(name: str, steps: int, done: int) -> tqdm:
@@ -64,25 +104,23 @@ def progress_line(name: str, steps: int, done: int) -> tqdm:
         dynamic_ncols=True,
         mininterval=1.0,
         maxinterval=30.0,
+        disable=not is_first(),
     )
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
+def _lines_until(path: epath.Path, step: int) -> list[str]:
+    """The lines of a run's first steps, by an earlier start."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line)
+                kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # cut off when the run was killed
-    temporary = path.with_suffix(".unfinished")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    return kept
 
 
-def _start_wandb(workdir: Path, watch: WatchConfig, config: Mapping[str, Any]) -> Any:
+def _start_wandb(workdir: epath.Path, watch: WatchConfig, config: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
@@ -92,7 +130,7 @@ def _start_wandb(workdir: Path, watch: WatchConfig, config: Mapping[str, Any]) -
         ) from error
     return wandb.init(
         project=watch.wandb_project,
-        dir=str(workdir),
+        dir=None if is_remote(workdir) else str(workdir),
         config=dict(config),
         resume="allow",
         id=workdir.name,

@@ -4,25 +4,28 @@ import copy
 import dataclasses
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from jaxir.benchmarks.bm25 import bm25
-from jaxir.config import CompareConfig, Config
+from jaxir.config import CompareConfig, Config, ModelConfig
 from jaxir.data.hybrid import Hybrid
 from jaxir.models.hf import write_model
 from jaxir.retrieval.tables import print_comparison, print_settings
 from jaxir.training.inputs import Inputs, prepare
 from jaxir.training.loop import Programs, evaluate_task, train
 from jaxir.training.meter import usage
+from jaxir.training.processes import is_first
 from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.step import make_state
 from jaxir.training.workdir import claim
-from jaxir.whole_files import write_json
+from jaxir.whole_files import is_remote, publish, write_json
 
 RESULTS_FILE = "results.json"
 
@@ -32,7 +35,7 @@ Results = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, workdir: Path) -> None:
+def run(config: Config, workdir: epath.Path) -> None:
     """Train what the config says, going on where an earlier call stopped, and show the results.
 
     Raises:
@@ -47,12 +50,14 @@ def run(config: Config, workdir: Path) -> None:
         _compare(config, inputs, workdir)
         return
     results, _ = _train_and_measure(config, inputs, workdir, workdir.name, None)
+    if not is_first():
+        return
     for name, systems in results["tasks"].items():
         print_settings(f"{name}: {_size(systems)}", systems)
     print(f"{workdir / RESULTS_FILE}, heat maps and metrics beside it")
 
 
-def _compare(config: Config, inputs: Inputs, workdir: Path) -> None:
+def _compare(config: Config, inputs: Inputs, workdir: epath.Path) -> None:
     """Every setting of the shares with every seed, then one table a task."""
     programs = None
     every: dict[str, list[Results]] = {}
@@ -63,6 +68,8 @@ def _compare(config: Config, inputs: Inputs, workdir: Path) -> None:
             folder = workdir / f"{name}-seed{seed}"
             results, programs = _train_and_measure(one, inputs, folder, folder.name, programs)
             every.setdefault(name, []).append(results)
+    if not is_first():
+        return
     summary: dict[str, Any] = {"tasks": {}, "ties": {}}
     for task in inputs.tasks:
         reports = {
@@ -81,7 +88,7 @@ def _size(systems: Mapping[str, Any]) -> str:
 
 
 def _train_and_measure(
-    config: Config, inputs: Inputs, workdir: Path, name: str, programs: Programs | None
+    config: Config, inputs: Inputs, workdir: epath.Path, name: str, programs: Programs | None
 ) -> tuple[Results, Programs | None]:
     """Results of one run; those of a run that was finished before are read."""
     path = workdir / RESULTS_FILE
@@ -99,18 +106,28 @@ def _train_and_measure(
     with jax.set_mesh(mesh):
         results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
     whole = replicate(params, mesh)  # every process takes part
-    if config.watch.export and jax.process_index() == 0:
-        write_model(
-            workdir / "export",
-            config.model,
-            jax.device_get(whole),
-            inputs.tokenizer,
-            query_prefix=config.model.query_prefix,
-            passage_prefix=config.model.passage_prefix,
-            max_tokens=max(config.model.max_query_tokens, config.model.max_passage_tokens),
-        )
-    write_json(path, results)
+    if is_first():
+        if config.watch.export:
+            _export(config.model, jax.device_get(whole), inputs.tokenizer, workdir / "export")
+        write_json(path, results)
     return results, programs
+
+
+def _export(model: ModelConfig, params: Any, tokenizer: Any, target: epath.Path) -> None:
+    """Write the model as a sentence-transformers folder, which a bucket gets when it is whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / target.name if is_remote(target) else target
+        write_model(
+            local,
+            model,
+            params,
+            tokenizer,
+            query_prefix=model.query_prefix,
+            passage_prefix=model.passage_prefix,
+            max_tokens=max(model.max_query_tokens, model.max_passage_tokens),
+        )
+        if is_remote(target):
+            publish(local, target, "modules.json")
 
 
 def _usage(config: Config, inputs: Inputs) -> tuple[dict, dict, dict]:
@@ -121,7 +138,7 @@ def _usage(config: Config, inputs: Inputs) -> tuple[dict, dict, dict]:
 def _measure(
     config: Config,
     inputs: Inputs,
-    workdir: Path,
+    workdir: epath.Path,
     params: Any,
     programs: Programs,
     mesh: jax.sharding.Mesh,
@@ -133,7 +150,8 @@ def _measure(
     untrained = None
     for name, task in inputs.tasks.items():
         trained = evaluate_task(config, programs, params, task)
-        draw_heat_map(trained, workdir / f"heat_map_{name}.png")
+        if is_first():
+            draw_heat_map(trained, workdir / f"heat_map_{name}.png")
         tasks[name] = {"trained": trained.to_dict()}
         if config.evaluation.baselines and name != "held_out":
             if untrained is None:

@@ -3,7 +3,7 @@
 Dimension key: B pairs, P passages, L tokens, D embedding width.
 
 The state is a nested dict: `params` (`model`, and `log_temperature` where it is learned),
-`optimizer`, `step` and `seed`. Dropout's key is folded from the last two, so nothing else needs
+`optimizer`, `step` and `seed`. Dropout is hashed from the last two, so nothing else needs
 saving, and runs that differ in seed and data alone share one compiled step.
 """
 
@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from jaxir.config import Config
 from jaxir.models import dual_encoder
+from jaxir.models.dropout import fold, mix
 from jaxir.training.losses import clamped_temperature, contrastive_loss
 from jaxir.training.optimizer import learning_rate, make_optimizer
 from jaxir.training.sharding import in_chunks, split, state_shardings
@@ -64,7 +65,7 @@ def make_state(config: Config, model_params: Any | None, mesh: Mesh) -> State:
 
 
 def batch_loss(
-    params: Any, batch: dict[str, Array], config: Config, dropout_key: Array | None
+    params: Any, batch: dict[str, Array], config: Config, dropout_seed: Array | None
 ) -> tuple[Array, Metrics]:
     """Loss of a global batch, and what is worth watching.
 
@@ -76,7 +77,7 @@ def batch_loss(
     def embed(side: str, number: int) -> Array:
         ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
         places = split(jnp.arange(len(ids), dtype=jnp.uint32))
-        return _embed_rows(config, params["model"], (ids, lengths, places), dropout_key, number)
+        return _embed_rows(config, params["model"], (ids, lengths, places), dropout_seed, number)
 
     temperature = clamped_temperature(params.get("log_temperature"), config.loss)
     loss, accuracy = contrastive_loss(
@@ -95,7 +96,7 @@ def _embed_rows(
     config: Config,
     params: Any,
     rows: tuple[Array, Array, Array],
-    dropout_key: Array | None,
+    dropout_seed: Array | None,
     side: int,
 ) -> Array:
     """Embeddings of texts, given as ids, lengths and places in the batch.
@@ -104,40 +105,39 @@ def _embed_rows(
     summed over the devices once, after all layers and chunks, instead of in each of them.
     """
 
-    def local(params: Any, rows: tuple[Array, Array, Array], key: Array | None) -> Array:
+    def local(params: Any, rows: tuple[Array, Array, Array], seed: Array | None) -> Array:
         def some(chunk: tuple[Array, Array, Array]) -> Array:
             ids, lengths, places = chunk
             mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-            keys = None
-            if key is not None:
-                side_key = jax.random.fold_in(key, side)
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(side_key, places)
-            return dual_encoder.embed(config.model, params, ids, mask, dropout_keys=keys)
+            seeds = None if seed is None else fold(fold(seed, side), places)
+            return dual_encoder.embed(config.model, params, ids, mask, dropout_seeds=seeds)
 
         at_once = config.scale.texts_at_once
         return in_chunks(some, rows, len(rows[0]) // at_once if at_once else 1)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return local(params, rows, dropout_key)
+        return local(params, rows, dropout_seed)
     by_row, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     placed = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
     # check_vma: sums of gradients belong to the end of `local`, not to each use of a parameter
     return jax.shard_map(
         local, in_specs=(placed, by_row, whole), out_specs=by_row, check_vma=False
-    )(params, rows, dropout_key)
+    )(params, rows, dropout_seed)
 
 
 def train_step(state: State, batch: dict[str, Array], config: Config) -> tuple[State, Metrics]:
     """One update of AdamW."""
-    key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
     model = config.model.encoder
-    dropout_key = key if model.dropout or model.attention_dropout else None
+    with_dropout = model.dropout or model.attention_dropout
+    dropout_seed = fold(mix(state["seed"].astype(jnp.uint32)), state["step"])
     params = state["params"]
     dtype = jnp.dtype(config.scale.gradient_dtype)
     # gradients have the dtype of what they are taken of, also on their way between devices
     rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    gradient, metrics = jax.grad(batch_loss, has_aux=True)(rounded, batch, config, dropout_key)
+    gradient, metrics = jax.grad(batch_loss, has_aux=True)(
+        rounded, batch, config, dropout_seed if with_dropout else None
+    )
     gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
     optimizer = make_optimizer(config.optimizer, config.steps)
     updates, optimizer_state = optimizer.update(gradient, state["optimizer"], params)

@@ -2,24 +2,25 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import dacite
 import jax
+from etils import epath
 
 from jaxir.config import Config
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel, read_folder
-from jaxir.training.checkpoint import Checkpoints, checkpoint_folder
+from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.inputs import read_start
 from jaxir.training.step import init_state
 from jaxir.training.workdir import CONFIG_FILE
+from jaxir.whole_files import as_local, path_of
 
 
 def is_workdir(name: str) -> bool:
     """Whether a folder is that of a run: it says by which config."""
-    path = Path(name) / CONFIG_FILE
+    path = path_of(name) / CONFIG_FILE
     try:
         return path.exists() and {"steps", "hybrid"} <= json.loads(path.read_text()).keys()
     except ValueError:
@@ -37,11 +38,12 @@ def read_trained(name: str) -> TrainedModel:
     """
     if not is_workdir(name):
         return read_folder(name)
-    workdir = Path(name)
+    workdir = path_of(name)
     config = _read_config(workdir)
     limits = (config.model.max_query_tokens, config.model.max_passage_tokens)
     if (workdir / "export" / "modules.json").exists():
-        found = read_folder(str(workdir / "export"))
+        with as_local(workdir / "export") as folder:
+            found = read_folder(str(folder))
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
     model, params, tokenizer = read_start(config, None, workdir)
     config.model = model
@@ -50,7 +52,7 @@ def read_trained(name: str) -> TrainedModel:
     return TrainedModel(model, params, tokenizer, *prefixes, *limits)
 
 
-def _read_config(workdir: Path) -> Config:
+def _read_config(workdir: epath.Path) -> Config:
     path = workdir / CONFIG_FILE
     try:
         fields = json.loads(path.read_text())
@@ -59,13 +61,9 @@ def _read_config(workdir: Path) -> Config:
         raise UserError(f"{path}: not a config of this version of jaxir ({error})") from error
 
 
-def _newest_params(config: Config, workdir: Path, start: Any) -> Any:
+def _newest_params(config: Config, workdir: epath.Path, start: Any) -> Any:
     """Parameters of the best checkpoint, or of the newest where none has been evaluated."""
-    checkpoints = Checkpoints(
-        checkpoint_folder(config.checkpoint.directory, workdir),
-        config.checkpoint.keep,
-        config.evaluation.best,
-    )
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     abstract = jax.eval_shape(lambda: init_state(config, start))
     try:
         best = checkpoints.best_step()

@@ -8,6 +8,7 @@ from etils import epath
 
 from jaxir.config import Config
 from jaxir.errors import UserError
+from jaxir.whole_files import create
 
 CONFIG_FILE = "config.json"
 
@@ -20,25 +21,22 @@ def claim(workdir: epath.PathLike, config: Config) -> None:
     """
     path = epath.Path(workdir) / CONFIG_FILE
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); use another --workdir") from error
-        different = sorted(_different(found, wanted))
-        if different:
-            raise UserError(
-                f"{workdir}: belongs to a run with another config ({'; '.join(different[:3])}); "
-                "use another --workdir or delete it"
-            )
-        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".unfinished")
-        temporary.write_text(json.dumps(wanted, indent=1))
-        temporary.replace(path)
+        if create(path, json.dumps(wanted, indent=1)):
+            return
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); use another --workdir") from error
+    different = sorted(_different(found, wanted))
+    if different:
+        raise UserError(
+            f"{workdir}: belongs to a run with another config ({'; '.join(different[:3])}); "
+            "use another --workdir or delete it"
+        )
 
 
 def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:

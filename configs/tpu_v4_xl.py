@@ -1,0 +1,29 @@
+"""XLM-R XL (3.5 billion parameters), otherwise as `tpu_v4.py`.
+
+    python -m jaxir.train --config tpu_v4_xl.py --distributed --workdir gs://BUCKET/xl
+
+For a v4-32 slice (sixteen chips), over which parameters and optimizer state are split. Hours and
+scores: not measured.
+"""
+
+from jaxir.configs import tpu_v4
+
+from jaxir.config import Config, EncoderConfig, ScaleConfig
+
+
+def get_config() -> Config:
+    """XLM-R XL, batch 2,048."""
+    config = tpu_v4.get_config()
+    config.model.init = "facebook/xlm-roberta-xl"
+    config.model.encoder = EncoderConfig(
+        architecture="xlm-roberta-xl",
+        vocab_size=250_880,
+        hidden_size=2560,
+        layers=36,
+        heads=32,
+        intermediate_size=10_240,
+    )
+    config.model.remat = "layers"
+    config.scale = ScaleConfig(texts_at_once=32, fsdp=True)
+    config.optimizer.learning_rate = 1e-5
+    return config
