@@ -27,7 +27,7 @@ class Claims:
     def __init__(self, folder: epath.Path, expires: float = EXPIRES):
         self.folder, self.expires = folder, expires
         self._held: dict[str, epath.Path] = {}
-        self._seen: dict[str, tuple[str, float]] = {}  # what a claim said, and since when
+        self._seen: dict[str, tuple[str | None, float]] = {}  # what a claim said, and since when
         self._beats = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -89,7 +89,7 @@ class Claims:
         same_host = host == socket.gethostname() and not is_remote(self.folder)
         if same_host and process.isdigit() and not Path(f"/proc/{process}").exists():
             return Path("/proc/self").exists()  # where there is no /proc, wait as for other hosts
-        before, since = self._seen.get(path.name, ("", 0.0))
+        before, since = self._seen.get(path.name, (None, 0.0))
         if said != before:
             self._seen[path.name] = (said, time.monotonic())
             return False

@@ -346,13 +346,13 @@ def test_a_report_is_there_after_a_flush(server, folder):
     report.flush()
     lines = _text(server, folder / "metrics.jsonl").splitlines()
     assert json.loads(lines[1]) == {"step": 2, "loss": 0.5, "held_out/map@10": 0.5}
-    (events,) = _events(server, folder)
-    assert b"loss" in events
-    assert b"held_out/map_at_10" in events
+    assert len(_events(server, folder)) == 1
     report.write(3, {"loss": 0.25, "late": 1.0})
     report.close()
     assert _steps(server, folder) == [1, 2, 3]
     (events,) = _events(server, folder)
+    assert b"loss" in events
+    assert b"held_out/map_at_10" in events
     assert b"late" in events
 
 

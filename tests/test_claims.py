@@ -43,6 +43,13 @@ def test_a_claim_is_exclusive_until_it_is_released(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_a_claim_that_says_nothing_is_someones_too(tmp_path):
+    folder = epath.Path(tmp_path)
+    assert create(folder / "thing.claim-0", "")
+    with Claims(folder) as others:
+        assert not others.take("thing")
+
+
 def test_a_claim_of_another_host_expires_when_it_stays_the_same(tmp_path):
     folder = epath.Path(tmp_path)
     assert create(folder / "thing.claim-0", "elsewhere 17 1")

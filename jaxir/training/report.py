@@ -71,21 +71,28 @@ class Report:
         if not self._writes or not self._remote:
             return
         self._write_lines()
-        if self._tensorboard is not None and self._local is not None:
-            self._tensorboard.flush()
-            for file in Path(self._local.name).iterdir():
-                with writing(self._events / file.name, "wb") as stream:
-                    stream.write(file.read_bytes())
+        if self._tensorboard is not None:
+            self._tensorboard.flush()  # all but the newest, which its thread may not have taken yet
+            self._copy_events()
 
     def close(self) -> None:
-        """Flush and let go."""
-        self.flush()
+        """Have everything where others see it, and let go."""
+        if not self._writes:
+            return
+        self._write_lines()
         if self._tensorboard is not None:
             self._tensorboard.close()
+            self._copy_events()
             if self._local is not None:
                 self._local.cleanup()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _copy_events(self) -> None:
+        if self._local is not None:
+            for file in Path(self._local.name).iterdir():
+                with writing(self._events / file.name, "wb") as stream:
+                    stream.write(file.read_bytes())
 
     def _write_lines(self) -> None:
         self._written = time.monotonic()
