@@ -77,11 +77,9 @@ class Report:
 
     def close(self) -> None:
         """Have everything where others see it, and let go."""
-        if not self._writes:
-            return
-        self._write_lines()
+        self.flush()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            self._tensorboard.close()  # its thread has written everything
             self._copy_events()
             if self._local is not None:
                 self._local.cleanup()
