@@ -177,8 +177,10 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
     cached = dataclasses.replace(config, scale=ScaleConfig(texts_at_once=4))
     place = find_slice(topology)
     again = plan_step(cached, place, tmp_path)
-    ours, theirs = (sum(x.values()) for x in (again.collective_bytes, need["collective_bytes"]))
-    assert ours == pytest.approx(theirs, rel=0.01)
+    ours, theirs = again.collective_bytes, need["collective_bytes"]
+    gradients = "all-reduce, parameters and gradients"
+    assert ours[gradients] == theirs[gradients] > 0
+    assert all(size <= theirs[name] for name, size in ours.items())
     assert again.flops > again.useful_flops == need["flops"]
     # and from its own JSON
     stored = set(tmp_path.glob("*.json"))

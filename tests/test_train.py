@@ -15,14 +15,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file
 from tiny import tiny_config, write_config
 
-from jaxir.config import CompareConfig, Shares
+from jaxir.config import CompareConfig, Shares, WatchConfig
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
 from jaxir.training import loop
 from jaxir.training.inputs import prepare
+from jaxir.training.report import Report
 from jaxir.training.run import run
 from jaxir.training.sharding import make_mesh
 
@@ -140,6 +142,13 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
     metrics = [(p / "metrics.jsonl").read_text().splitlines() for p in (tmp_path / "run", workdir)]
     steps = [[json.loads(line)["step"] for line in lines] for lines in metrics]
     assert steps[0] == steps[1]
+
+
+def test_a_run_that_starts_again_drops_all_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 6, "loss": 1.0}\n')
+    Report(epath.Path(tmp_path), WatchConfig(tensorboard=False), {}, 0).close()
+    assert path.read_text() == ""
 
 
 def test_a_loss_that_is_not_finite_names_step_kind_and_languages(tmp_path):

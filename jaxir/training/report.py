@@ -94,7 +94,8 @@ class Report:
 
     def _write_lines(self) -> None:
         self._written = time.monotonic()
-        if self._lines:
+        # also where none is kept: a run that was killed before its first save wrote some
+        if self._lines or self.path.exists():
             with writing(self.path) as stream:
                 stream.writelines(self._lines)
 
