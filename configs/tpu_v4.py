@@ -60,5 +60,5 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(learning_rate=3e-5, weight_decay=1e-2, warmup_steps=500),
         scale=ScaleConfig(texts_at_once=64),
         checkpoint=CheckpointConfig(every=500),
-        evaluation=EvaluationConfig(every=500, batch_size=512),
+        evaluation=EvaluationConfig(every=500, batch_tokens=1 << 17),
     )

@@ -103,7 +103,7 @@ def search(rounds: int) -> dict:
     passages, queries = (
         _unit_rows(rng.standard_normal((rows, WIDTH), np.float32)) for rows in (PASSAGES, QUERIES)
     )
-    placed = topk.place(topk.make_index(passages))
+    placed = topk.place(topk.make_vectors(passages))
     on_device = jax.device_put(queries), jax.device_put(passages)
     product = jax.jit(lambda q, p: q @ p.T)
     found: dict[str, np.ndarray] = {}
@@ -169,7 +169,7 @@ def search_disk(rounds: int) -> dict:
             best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :K]
         stored.flush()
         del stored
-        index = topk.Index(np.memmap(path, ml_dtypes.bfloat16, "r", shape=shape))
+        index = topk.Vectors(np.memmap(path, ml_dtypes.bfloat16, "r", shape=shape))
         with _anonymous_memory() as memory:
             times = []
             for _ in range(rounds):

@@ -198,7 +198,7 @@ class EvaluationConfig:
 
     every: int = 1_000  # steps between evaluations on the held-out set; 0: at the end only
     queries: int = 0  # of the held-out set, until the end; against all its passages; 0: all
-    batch_size: int = 128  # texts encoded at a time
+    batch_tokens: int = 32_768  # encoded at a time, padding included
     best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
     benchmark: str = ""  # evaluated whole at the end: one of BENCHMARKS; "": none
     benchmark_directory: str = ""  # where it lies; "": xquad_r is downloaded
@@ -264,7 +264,7 @@ POSITIVE = (
     *("model.encoder.layers", "model.encoder.heads", "model.encoder.intermediate_size"),
     *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
     *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
-    *("checkpoint.keep", "evaluation.batch_size", "watch.every", "compare.seeds"),
+    *("checkpoint.keep", "evaluation.batch_tokens", "watch.every", "compare.seeds"),
     "scale.replicas",
 )
 NOT_NEGATIVE = (

@@ -41,7 +41,7 @@ def _define(values: flags.FlagValues) -> None:
     string("passage_prefix", None, "before each passage (default: the model's)")
     integer("max_query_tokens", None, "longer queries are cut (default: the model's)", 3)
     integer("max_passage_tokens", None, "longer passages are cut (default: the model's)", 3)
-    integer("batch_size", 64, "texts encoded at a time")
+    integer("batch_tokens", 16_384, "encoded at a time, padding included")
     string("compute_dtype", "float32", "float32 or bfloat16")
     integer("depth", 0, "rank that many places only, for large collections; 0: all", 0)
     integer("run_depth", 100, "places in run files, and of the bias of the first places")
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int | None:
         passage_prefix=values.passage_prefix,
         max_query_tokens=values.max_query_tokens,
         max_passage_tokens=values.max_passage_tokens,
-        batch_size=values.batch_size,
+        batch_tokens=values.batch_tokens,
         compute_dtype=values.compute_dtype,
         runs=tuple(values.runs),
         with_bm25=values.bm25,

@@ -80,6 +80,34 @@ def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new local folder that takes the place of `folder` when all is written, or vanishes.
+
+    Raises:
+        UserError: it cannot be written; what was there is there still.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("unfinished", "replaced"))
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir(parents=True)
+        yield new
+        for file in (path for path in new.rglob("*") if path.is_file()):
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_json(path: os.PathLike, value: Any) -> None:
     """Write a value as indented JSON."""
     with writing(path) as file:

@@ -220,7 +220,7 @@ def test_a_workdir_under_way_and_a_finished_one(tmp_path, collection, monkeypatc
         ),
         (
             ("--model", MODEL, "--benchmark", "cldr", "--max_query_tokens", 1000),
-            "--max_query_tokens 1000: must be from 3",
+            "max_query_tokens 1000: must be from 3",
         ),
         (("--model", MODEL, "--benchmark", "cldr", "--splitt", "x"), "did you mean --split"),
         (("--compare", "a"), "name two folders"),

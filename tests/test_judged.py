@@ -196,7 +196,7 @@ ONE = b'{"_id": "p1", "text": "A river."}\n'
     ("row", "message"),
     [
         (b'{"_id": "x", "text": "cut o', "invalid JSON ("),
-        (b'["x", "text"]', "not a JSON object"),
+        (b'["x", "text"]', "a list; each line must be an object"),
         (b'{"text": "?"}', "field '_id' is missing or not a text"),
         (b'{"_id": 5, "text": "?"}', "field '_id' is missing or not a text"),
         (b'{"_id": "x"}', "field 'text' is missing or not a text"),

@@ -158,7 +158,7 @@ def test_impossible_scales_are_refused():
         (ScaleConfig(texts_at_once=4), "texts_at_once = 4: must divide the 2 pairs"),
     ):
         config = _config(scale=scale)
-        config.evaluation.batch_size = 8
+        config.evaluation.batch_tokens = 256
         with pytest.raises(UserError, match=message):
             make_mesh(config)
 
@@ -281,7 +281,7 @@ def test_adamw_agrees_with_float64():
 
 def test_a_process_holds_its_contiguous_rows():
     config = _config()
-    config.evaluation.batch_size = 8
+    config.evaluation.batch_tokens = 256
     mesh = make_mesh(config)
     assert process_rows(mesh, BATCH) == slice(0, BATCH)
 

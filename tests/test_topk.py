@@ -7,7 +7,7 @@ import pytest
 
 from jaxir.errors import UserError
 from jaxir.retrieval import topk
-from jaxir.retrieval.topk import Index, make_index, place, rows_of, search
+from jaxir.retrieval.topk import Vectors, make_vectors, place, rows_of, search
 
 QUERIES, PASSAGES, WIDTH, K = 37, 5_003, 16, 20
 
@@ -38,7 +38,7 @@ def sorted_places(queries, passages, k, tie_order=None):
 
 def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_steps):
     queries, passages = embeddings
-    found = search(queries, make_index(passages), K)
+    found = search(queries, make_vectors(passages), K)
     places = sorted_places(queries, passages, K)
     np.testing.assert_array_equal(found.places, places)
     exact = np.einsum("qd,qkd->qk", queries.astype(float), passages[places].astype(float))
@@ -48,9 +48,9 @@ def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 17, 1 << 30])
 def test_chunks_and_placing_change_nothing(mesh, embeddings, small_steps, chunk_bytes):
     queries, passages = embeddings
-    whole = search(queries, make_index(passages), K)
-    streamed = search(queries, make_index(passages), K, chunk_bytes=chunk_bytes)
-    placed = place(make_index(passages))
+    whole = search(queries, make_vectors(passages), K)
+    streamed = search(queries, make_vectors(passages), K, chunk_bytes=chunk_bytes)
+    placed = place(make_vectors(passages))
     np.testing.assert_array_equal(streamed.places, whole.places)
     np.testing.assert_array_equal(streamed.scores, whole.scores)
     for _ in range(2):
@@ -64,9 +64,9 @@ def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_steps
     passages = rng.integers(-1, 2, (3_000, 4)).astype(np.float32)
     order = rng.permutation(3_000)
     for k in (1, 7, 400):
-        by_row = search(queries, make_index(passages), k)
+        by_row = search(queries, make_vectors(passages), k)
         np.testing.assert_array_equal(by_row.places, sorted_places(queries, passages, k))
-        given = search(queries, make_index(passages), k, tie_order=order)
+        given = search(queries, make_vectors(passages), k, tie_order=order)
         np.testing.assert_array_equal(given.places, sorted_places(queries, passages, k, order))
 
 
@@ -75,31 +75,31 @@ def test_order_of_the_index_changes_nothing(embeddings):
     duplicated = np.concatenate([passages[:200], passages[:200]])
     ids = np.arange(400)
     shuffle = np.random.default_rng(2).permutation(400)
-    straight = search(queries, make_index(duplicated), K, tie_order=ids)
-    mixed = search(queries, make_index(duplicated[shuffle]), K, tie_order=ids[shuffle])
+    straight = search(queries, make_vectors(duplicated), K, tie_order=ids)
+    mixed = search(queries, make_vectors(duplicated[shuffle]), K, tie_order=ids[shuffle])
     np.testing.assert_array_equal(shuffle[mixed.places], straight.places)
 
 
 def test_k_beyond_the_collection_gives_all_of_it(mesh, embeddings):
     queries, passages = embeddings
-    found = search(queries, make_index(passages[:9]), 50)
+    found = search(queries, make_vectors(passages[:9]), 50)
     assert found.places.shape == found.scores.shape == (QUERIES, 9)
     np.testing.assert_array_equal(found.places, sorted_places(queries, passages[:9], 9))
 
 
 def test_more_queries_than_a_block_and_one_query_alone(monkeypatch, embeddings):
     queries, passages = embeddings
-    whole = search(queries, make_index(passages), K)
+    whole = search(queries, make_vectors(passages), K)
     monkeypatch.setattr(topk, "QUERIES_AT_ONCE", 16)
-    np.testing.assert_array_equal(search(queries, make_index(passages), K).places, whole.places)
-    one = search(queries[3:4], make_index(passages), K)
+    np.testing.assert_array_equal(search(queries, make_vectors(passages), K).places, whole.places)
+    one = search(queries[3:4], make_vectors(passages), K)
     np.testing.assert_array_equal(one.places, whole.places[3:4])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype):
     queries, passages = embeddings
-    index = make_index(passages, dtype)
+    index = make_vectors(passages, dtype)
     held = index.as_float32()
     if dtype == "bfloat16":
         np.testing.assert_array_equal(held, passages.astype(ml_dtypes.bfloat16).astype(np.float32))
@@ -119,14 +119,14 @@ def test_a_memory_mapped_index_is_read_from_disk(tmp_path, embeddings):
     queries, passages = embeddings
     np.save(tmp_path / "index.npy", passages)
     mapped = np.load(tmp_path / "index.npy", mmap_mode="r")
-    found = search(queries, Index(mapped), K, chunk_bytes=1 << 16)
+    found = search(queries, Vectors(mapped), K, chunk_bytes=1 << 16)
     np.testing.assert_array_equal(found.places, sorted_places(queries, passages, K))
 
 
 def test_approximate_search_reaches_its_recall(embeddings):
     queries, passages = embeddings
-    exact = search(queries, make_index(passages), K).places
-    near = search(queries, make_index(passages), K, approximate_recall=0.9).places
+    exact = search(queries, make_vectors(passages), K).places
+    near = search(queries, make_vectors(passages), K, approximate_recall=0.9).places
     hits = [len(set(one) & set(other)) for one, other in zip(exact, near)]
     assert np.mean(hits) / K >= 0.9
 
@@ -153,7 +153,7 @@ def test_no_array_holds_all_scores():
 
 def test_unusable_input_is_named(embeddings):
     queries, passages = embeddings
-    index = make_index(passages)
+    index = make_vectors(passages)
     with pytest.raises(UserError, match="the index has width 16: encode both with one model"):
         search(queries[:, :3], index, 5)
     with pytest.raises(UserError, match="k = 0: must be 1 or more"):
@@ -166,12 +166,12 @@ def test_unusable_input_is_named(embeddings):
         damaged = passages.copy()
         damaged[4_321, 7] = value
         with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
-            search(queries, make_index(damaged, dtype), 5)
-    damaged = make_index(passages, "int8")
+            search(queries, make_vectors(damaged, dtype), 5)
+    damaged = make_vectors(passages, "int8")
     damaged.scales[17] = np.nan
     with pytest.raises(UserError, match="passage 17 is not finite"):
         search(queries, damaged, 5)
     with pytest.raises(UserError, match="float64 of shape"):
-        Index(passages.astype(float))
+        Vectors(passages.astype(float))
     with pytest.raises(UserError, match="int8 rows need scales"):
-        Index(passages.astype(np.int8))
+        Vectors(passages.astype(np.int8))

@@ -60,7 +60,7 @@ def tiny_config(folder: Path, steps: int = 24) -> Config:
         data=DataConfig(directory=str(folder), sources=(Source(path="rows.jsonl"),), held_out=0.2),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=4),
         checkpoint=CheckpointConfig(every=5),
-        evaluation=EvaluationConfig(every=12, batch_size=32),
+        evaluation=EvaluationConfig(every=12, batch_tokens=1_024),
         watch=WatchConfig(every=6),
     )
 

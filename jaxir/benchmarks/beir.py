@@ -9,12 +9,13 @@ different languages share a `question`. The first two files may be gzipped.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxir.benchmarks.download import local_dataset
-from jaxir.benchmarks.judged import Text, json_rows, judged_set, passage_of, text_of
+from jaxir.benchmarks.judged import judged_set
+from jaxir.data.files import json_records
+from jaxir.data.texts import Text, language_of, passage_of, text_of
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
@@ -39,13 +40,11 @@ def read_beir(directory: str, split: str = "test", language: str = "") -> Retrie
         raise UserError(f"{qrels}: no such file; --split takes one of: {there}")
 
     def rows(stem: str, text: str) -> Iterator[Text]:
-        for where, row in json_rows([_file(folder, stem)]):
+        for _, where, row in json_records(_file(folder, stem)):
             spoken = str(row.get("language") or language or UNKNOWN_LANGUAGE)
             body = passage_of(row, where) if text == "passage" else text_of(row, "text", where)
             question = "" if row.get("question") is None else str(row["question"])
-            if not re.fullmatch(r"[\w-]+", spoken, re.ASCII):
-                raise UserError(f"{where}: language {spoken!r}: must be a code, e.g. en or zh-Hant")
-            yield Text(text_of(row, "_id", where), body, spoken, question)
+            yield Text(text_of(row, "_id", where), body, language_of(spoken, where), question)
 
     name = Path(os.path.abspath(directory)).name  # a folder of the hub's is called by its commit
     return judged_set(name, rows("queries", "query"), rows("corpus", "passage"), qrels)

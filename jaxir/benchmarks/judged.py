@@ -4,65 +4,15 @@ Passages are `title + text`. None is dropped because its id equals a query's. A 
 text is kept, as the others of its collection meet it; a query without one is an error.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxir.data.files import lines_of, parse_json
+from jaxir.data.texts import Text
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
 from jaxir.retrieval.trec import read_qrels
-
-
-@dataclass(frozen=True)
-class Text:
-    """A query or a passage as a file has it."""
-
-    id: str
-    text: str
-    language: str
-    question: str = ""  # what queries of the same question have in common; "": nothing
-
-
-def json_rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of JSON lines files, plain or gzipped, each after its place; blank lines are none.
-
-    Raises:
-        UserError: names the file and the line that is no object, or the file that is cut off.
-    """
-    for file in files:
-        for where, line in lines_of(file):
-            if not line.strip():
-                continue
-            row = parse_json(line, where)
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: not a JSON object")
-            yield where, row
-
-
-def text_of(row: dict[str, Any], name: str, where: str) -> str:
-    """A field that has to be a text.
-
-    Raises:
-        UserError: it is missing or something else.
-    """
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise UserError(f"{where}: field {name!r} is missing or not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: field {name!r} is no valid Unicode ({error.reason})") from error
-    return value
-
-
-def passage_of(row: dict[str, Any], where: str) -> str:
-    """Title and text of a passage, as the field's tools join them."""
-    title = text_of(row, "title", where) if row.get("title") else ""
-    return f"{title} {text_of(row, 'text', where)}".strip()
 
 
 def judged_set(

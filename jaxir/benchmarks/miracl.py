@@ -8,13 +8,15 @@ Monolingual, a language at a time, on the development set. The folder holds what
     miracl-corpus-v1.0-sw/docs-0.jsonl.gz ...             {"docid", "title", "text"}
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxir.benchmarks.download import local_dataset
-from jaxir.benchmarks.judged import Text, json_rows, judged_set, passage_of, text_of
-from jaxir.data.files import lines_of
+from jaxir.benchmarks.judged import judged_set
+from jaxir.data.files import json_records, lines_of
+from jaxir.data.texts import Text, passage_of, text_of
 from jaxir.errors import UserError
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
@@ -83,7 +85,7 @@ def _read_language(directory: str, language: str, split: str, whole: bool) -> Re
 
     def passages() -> Iterator[Text]:
         count = 0
-        for where, row in json_rows(shards):
+        for _, where, row in itertools.chain.from_iterable(map(json_records, shards)):
             count += 1
             yield Text(text_of(row, "docid", where), passage_of(row, where), language)
         if whole and count != passages_published:  # before a judgement misses one of them

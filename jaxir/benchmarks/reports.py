@@ -1,15 +1,12 @@
 """A model's report on a benchmark: made, written, read again and compared."""
 
 import dataclasses
-import hashlib
 import json
 import platform
-import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,10 @@ from jaxir.retrieval.measuring import Ranking, Run
 from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
 from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
 from jaxir.retrieval.tables import print_measures, print_paired, print_settings
-from jaxir.retrieval.text_encoder import make_text_encoder
+from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.topk import DTYPES, data_mesh
 from jaxir.retrieval.trec import write_qrels, write_run
-from jaxir.whole_files import write_json, writing
+from jaxir.whole_files import replacing, write_json, writing
 
 REPORT, VALUES = "report.json", "values.npz"
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
@@ -49,7 +46,7 @@ def evaluate(
     passage_prefix: str | None,
     max_query_tokens: int | None,
     max_passage_tokens: int | None,
-    batch_size: int,
+    batch_tokens: int,
     compute_dtype: str,
     runs: tuple[str, ...],
     with_bm25: bool,
@@ -67,7 +64,7 @@ def evaluate(
         passage_prefix: before each passage.
         max_query_tokens: longer ones are cut.
         max_passage_tokens: longer ones are cut.
-        batch_size: texts encoded at a time.
+        batch_tokens: encoded at a time, padding included.
         compute_dtype: of matrix products.
         runs: settings that run files are written of.
         with_bm25: measure BM25 too.
@@ -91,7 +88,7 @@ def evaluate(
     )
     trained.config.compute_dtype = compute_dtype
     with jax.set_mesh(data_mesh()):
-        encoder = make_text_encoder(trained, batch_size)
+        encoder = TextEncoder(trained, batch_tokens)
         seconds = {"reading": reading, "loading": time.perf_counter() - began - reading}
         result = run_benchmark(
             encoder,
@@ -105,9 +102,9 @@ def evaluate(
     for part, spent in result.seconds.items():
         seconds[part] = seconds.get(part, 0.0) + spent
     parts = time.perf_counter()
-    report = _report(model, trained, benchmark, ranking, batch_size, result, resamples)
+    report = _report(model, trained, benchmark, ranking, batch_tokens, result, resamples)
     seconds["intervals and p values"] = time.perf_counter() - parts
-    with _replacing(output) as folder:
+    with replacing(output) as folder:
         parts = time.perf_counter()
         _write(folder, model, result, runs)
         seconds["writing"] = time.perf_counter() - parts
@@ -145,38 +142,18 @@ def _check_output(output: Path) -> None:
             ) from None
 
 
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A folder that takes the place of `output` when all is written, or vanishes."""
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if output.exists():
-            shutil.rmtree(output)
-        unfinished.rename(output)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def _report(
     model: str,
     trained: TrainedModel,
     benchmark: Benchmark,
     ranking: Ranking,
-    batch_size: int,
+    batch_tokens: int,
     result: Result,
     resamples: int,
 ) -> dict[str, Any]:
     """Everything that is needed to do it again."""
     figures = result.systems[model]
     intervals = confidence_intervals(figures.values.totals(), resamples)
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(trained.params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
     texts = {
         name: getattr(trained, name)
         for name in ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
@@ -187,9 +164,9 @@ def _report(
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "model": {"name": model, "sha256": digest.hexdigest()}
+        "model": {"name": model, "sha256": trained.weights_digest()}
         | texts
-        | {"batch_size": batch_size, "shape": dataclasses.asdict(trained.config)},
+        | {"batch_tokens": batch_tokens, "shape": dataclasses.asdict(trained.config)},
         "benchmark": dataclasses.asdict(benchmark),
         "fingerprint": result.fingerprint,
         "queries_without_answer": result.unanswered,

@@ -164,8 +164,12 @@ def run_benchmark(
         if with_runs:
             check_ids(task)
         with timed("encoding"):
-            queries = encoder.queries(task.queries, cache, f"{task.name}: queries")
-            passages = encoder.passages(task.passages, cache, f"{task.name}: passages")
+            queries = encoder.encode_queries(
+                task.queries, progress=f"{task.name}: queries", cache=cache
+            )
+            passages = encoder.encode_passages(
+                task.passages, progress=f"{task.name}: passages", cache=cache
+            )
         with timed("ranking and measuring"):
             measured = measure(queries, passages, task, ranking)
         reports.setdefault(name, []).append(measured.report)

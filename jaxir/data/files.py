@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,49 @@ def parse_json(text: str, where: str) -> Any:
         ) from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise UserError(f"{where}: JSON that cannot be read ({error}); mend it") from None
+
+
+def json_records(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number, place and object of each line of a JSON lines file; blank lines are no records.
+
+    Raises:
+        UserError: names the file and the line that is no object, or the file that is cut off.
+    """
+    for number, (where, line) in enumerate(lines_of(file), start=1):
+        if line.strip():
+            record = parse_json(line, where)
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: a {type(record).__name__}; each line must be an object")
+            yield number, where, record
+
+
+def parquet_records(
+    file: Path, wanted: Set[str] = frozenset()
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number, place and fields of each row of a Parquet file, read by batches of rows.
+
+    Args:
+        file: the file.
+        wanted: columns that are read where they are there; none: all.
+
+    Raises:
+        UserError: names the file and the last row that could be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = [name for name in table.schema_arrow.names if not wanted or name in wanted]
+        for batch in table.iter_batches(batch_size=4096, columns=columns):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, f"{file}: row {number}", record
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"{file}: not readable as Parquet after row {number} ({error}); fetch it again"
+        ) from None
 
 
 def read_json(file: Path) -> Any:

@@ -18,8 +18,9 @@ from jaxir.data.cldr import read_cldr
 from jaxir.data.files import (
     aligned_lines,
     files_of,
+    json_records,
     lines_of,
-    parse_json,
+    parquet_records,
     read_json,
     resolve,
     two_languages,
@@ -96,37 +97,18 @@ def read_jsonl(source: Source, directory: Path, passage_unit: str) -> Rows:
     """
     make = RowMaker(source, passage_unit)
     for file, shared_name, codes in files_of(source, directory, ".jsonl"):
-        for number, (where, line) in enumerate(lines_of(file), start=1):
-            if not line.strip():
-                continue
-            record = parse_json(line, where)
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: a {type(record).__name__}; each line must be an object")
+        for number, where, record in json_records(file):
             yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
     return make.counts
 
 
 def read_parquet(source: Source, directory: Path, passage_unit: str) -> Rows:
-    """Parquet: a file, folder or glob, read by batches of rows; fields as for JSON lines."""
-    import pyarrow
-    import pyarrow.parquet
-
+    """Parquet: a file, folder or glob; fields as for JSON lines."""
     make = RowMaker(source, passage_unit)
     wanted = {value for value in vars(source.fields).values() if value}
     for file, shared_name, codes in files_of(source, directory, ".parquet"):
-        number = 0
-        try:
-            table = pyarrow.parquet.ParquetFile(file)
-            columns = [name for name in table.schema_arrow.names if name in wanted]
-            for batch in table.iter_batches(batch_size=4096, columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    where = f"{file}: row {number}"
-                    yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(
-                f"{file}: not readable as Parquet after row {number} ({error}); fetch it again"
-            ) from None
+        for number, where, record in parquet_records(file, wanted):
+            yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
     return make.counts
 
 

@@ -108,6 +108,16 @@ def read_tokens(texts: Sequence[str], tokenizer: Any, cache: os.PathLike) -> Tok
     return Tokens(ids, segment, start, length, before, after, tokenizer.pad_token_id)
 
 
+def tokenize(texts: Sequence[str], tokenizer: Any) -> Tokens:
+    """Token ids of `texts`, made in memory."""
+    ids = _tokenize(texts, tokenizer, None)
+    length = np.array([len(row) for row in ids], np.int64)
+    flat = np.concatenate([*ids, np.empty(0, np.int32)])
+    before, after = _frame(tokenizer)
+    segment, start = np.zeros(len(ids), np.int64), np.cumsum(length) - length
+    return Tokens((flat,), segment, start, length, before, after, tokenizer.pad_token_id)
+
+
 def fingerprint(tokenizer: Any) -> str:
     """SHA-256 of all that decides a tokenizer's ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -235,7 +245,7 @@ def _name(hashes: UInt64[np.ndarray, "T 2"]) -> str:
     return "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Any, progress: tqdm) -> list[np.ndarray]:
+def _tokenize(texts: Sequence[str], tokenizer: Any, progress: tqdm | None) -> list[np.ndarray]:
     ids: list[np.ndarray] = []
     for call in range(0, len(texts), TEXTS_PER_CALL):
         part = list(texts[call : call + TEXTS_PER_CALL])
@@ -247,7 +257,8 @@ def _tokenize(texts: Sequence[str], tokenizer: Any, progress: tqdm) -> list[np.n
             verbose=False,  # texts longer than the model are cut when batches are made
         )
         ids.extend(np.array(row, np.int32) for row in encoded["input_ids"])
-        progress.update(len(part))
+        if progress is not None:
+            progress.update(len(part))
     return ids
 
 

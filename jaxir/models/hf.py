@@ -3,11 +3,8 @@
 Only JSON and safetensors are read: no pickle, no code that a folder brings along.
 """
 
-import contextlib
 import itertools
 import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from jaxir.models.weights import (
     save_json,
     save_tensors,
 )
+from jaxir.whole_files import replacing
 
 _DOWNLOAD = ("*.json", "*.safetensors", "*.txt", "*.model")
 # what tokenizers of these architectures come in
@@ -170,31 +168,6 @@ def _check_target(folder: Path) -> None:
         raise UserError(f"{folder}: exists and is no export of jaxir; name another folder")
 
 
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when all is written, or vanishes."""
-    from safetensors import SafetensorError
-
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
-        yield new
-        for file in (path for path in new.rglob("*") if path.is_file()):
-            file.chmod(0o644)  # safetensors writes files that only their owner can read
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except (OSError, SafetensorError) as error:
-        if old.exists():
-            old.rename(folder)
-        raise UserError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def write_model(
     folder: str | os.PathLike,
     config: DualEncoderConfig,
@@ -215,7 +188,7 @@ def write_model(
     """
     folder = Path(folder).absolute()
     _check_target(folder)
-    with _replacing(folder) as new:
+    with replacing(folder) as new:
         tokenizer.save_pretrained(new)
         save_json(new / "config.json", config_json(config.encoder, tokenizer))
         save_tensors(new / "model.safetensors", encoder_tensors(config, params))

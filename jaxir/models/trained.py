@@ -1,7 +1,11 @@
 """A model that is ready for use: weights, tokenizer, and how it wants its texts."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxir.config import DualEncoderConfig
 from jaxir.models.hf import read_model, read_tokenizer
@@ -18,6 +22,13 @@ class TrainedModel:
     passage_prefix: str
     max_query_tokens: int  # with the special tokens
     max_passage_tokens: int
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the parameters."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
 
 
 def read_folder(name: str) -> TrainedModel:

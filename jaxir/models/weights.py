@@ -278,8 +278,16 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file that transformers reads."""
+    """Write a safetensors file that transformers reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(whole, path, metadata={"format": "pt"})
+    try:
+        save_file(whole, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error

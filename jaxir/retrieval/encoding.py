@@ -1,9 +1,9 @@
 """Texts into embeddings, on all devices, in a few static shapes.
 
-Dimension key: R texts, L tokens, D embedding width.
+Dimension key: R texts, B texts of a batch, L tokens, D embedding width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -44,44 +44,62 @@ def encode(
     tokens: Tokens,
     texts: Int[np.ndarray, "R"],
     limit: int,
-    batch_size: int,
+    batch_tokens: int,
     progress: str | None = None,
 ) -> Float[np.ndarray, "R D"]:
-    """Embeddings of some texts, in their order; longer ones than `limit` tokens are cut.
+    """Embeddings of some texts, one at least, in their order; texts over `limit` tokens are cut.
 
     Texts are sorted by length inside, so that little of a batch is padding. Parameters are
     replicated over the devices of the mesh that is set, if one is, and batches are split. With
     `progress` a bar of that name is shown.
     """
     lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
-    order = np.argsort(-lengths, kind="stable")
-    embeddings = np.empty((len(texts), 0), np.float32)
-    pending: tuple[np.ndarray, Array] | None = None
+    embeddings = np.empty((0, 0), np.float32)
 
-    def keep(chosen: np.ndarray, rows: Array) -> np.ndarray:
-        kept = (
-            embeddings if embeddings.shape[1] else np.empty((len(texts), rows.shape[1]), np.float32)
-        )
-        kept[chosen] = jax.device_get(rows)[: len(chosen)]
-        return kept
-
-    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress or None) as bar:
-        for first in range(0, len(texts), batch_size):
-            chosen = order[first : first + batch_size]
-            width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[chosen[0]]))
-            # the last batch is filled up with absent texts: one shape, one compilation
-            padded = np.full(batch_size, -1)
+    def batches() -> Iterator[tuple[np.ndarray, Array]]:
+        for chosen, width, size in _batches(lengths, limit, batch_tokens):
+            # absent texts fill up a batch that would have a shape of its own
+            padded = np.full(size, -1)
             padded[: len(chosen)] = texts[chosen]
             ids, row_lengths = tokens.padded(padded, width)
-            rows = embed(params, _to_devices(ids), _to_devices(row_lengths))
-            # one batch is read back while the devices work on the next
-            if pending is not None:
-                embeddings = keep(*pending)
-            pending = chosen, rows
+            yield chosen, embed(params, _to_devices(ids), _to_devices(row_lengths))
+
+    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress or None) as bar:
+        for chosen, rows in _one_ahead(batches()):
+            if not len(embeddings):
+                embeddings = np.empty((len(texts), rows.shape[1]), np.float32)
+            embeddings[chosen] = jax.device_get(rows)[: len(chosen)]
             bar.update(len(chosen))
-        if pending is not None:
-            embeddings = keep(*pending)
     return embeddings
+
+
+def _batches(
+    lengths: Int[np.ndarray, "R"], limit: int, batch_tokens: int
+) -> Iterator[tuple[Int[np.ndarray, "B"], int, int]]:
+    """The texts of each batch, the longest first; its width; and its rows, with absent ones."""
+    mesh = jax.sharding.get_mesh()
+    devices = 1 if mesh.empty else mesh.size
+    order = np.argsort(-lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[order[first]]))
+        most = max(1, batch_tokens // (width * devices))
+        # few texts do not fill a batch, and one text is no batch of a hundred
+        needed = 1 << (-(-(len(order) - first) // devices) - 1).bit_length()
+        size = min(most, needed) * devices
+        yield order[first : first + size], width, size
+        first += size
+
+
+def _one_ahead(
+    batches: Iterator[tuple[np.ndarray, Array]],
+) -> Iterator[tuple[np.ndarray, Array]]:
+    """Each batch, after the devices were given the next one to work on while it is read back."""
+    before = next(batches)
+    for batch in batches:
+        yield before
+        before = batch
+    yield before
 
 
 def _to_devices(array: np.ndarray) -> Array:

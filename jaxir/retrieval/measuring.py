@@ -20,7 +20,7 @@ from jaxir.retrieval.ranks import (
     tie_order_of,
 )
 from jaxir.retrieval.retrieval_set import RetrievalSet
-from jaxir.retrieval.topk import Found, make_index, rows_of, search
+from jaxir.retrieval.topk import Found, make_vectors, rows_of, search
 
 SHARE_DEPTHS = (10, 100)  # language shares of that many first places
 DEPTH = 100  # recall@100 and the correlation of rankings look no further
@@ -84,7 +84,7 @@ def measure(
         UserError: embeddings that are not finite or do not fit together.
     """
     check_embeddings(queries, passages, retrieval_set)
-    index = make_index(passages, ranking.dtype)
+    index = make_vectors(passages, ranking.dtype)
     tie_order = tie_order_of(retrieval_set.passage_ids)
 
     def best(rows: np.ndarray, among: np.ndarray, k: int) -> Found:

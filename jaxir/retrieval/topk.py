@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class Vectors:
     """Embeddings to search: in memory, or memory-mapped and larger than it.
 
     int8 rows are numbers from -127 to 127 times their `scales`.
@@ -80,12 +80,12 @@ class Index:
         return rows if self.scales is None else rows * self.scales[:, None]
 
 
-def make_index(embeddings: Float[np.ndarray, "P D"], dtype: str = "float32") -> Index:
+def make_vectors(embeddings: Float[np.ndarray, "P D"], dtype: str = "float32") -> Vectors:
     """An index of some dtype, in memory; int8 rounds each row to 255 steps of its largest entry."""
     if dtype == "float32":
-        return Index(np.asarray(embeddings, np.float32))
+        return Vectors(np.asarray(embeddings, np.float32))
     if dtype == "bfloat16":
-        return Index(np.asarray(embeddings).astype(ml_dtypes.bfloat16))
+        return Vectors(np.asarray(embeddings).astype(ml_dtypes.bfloat16))
     rounded = np.empty(embeddings.shape, np.int8)
     scales = np.empty(len(embeddings), np.float32)
     for first in range(0, len(rounded), STEP_ROWS):  # of millions no second copy in float32
@@ -93,19 +93,19 @@ def make_index(embeddings: Float[np.ndarray, "P D"], dtype: str = "float32") -> 
         scales[part] = np.abs(embeddings[part]).max(axis=1) / 127
         steps = embeddings[part] / np.where(scales[part] > 0, scales[part], 1.0)[:, None]
         rounded[part] = np.rint(steps).clip(-127, 127)
-    return Index(rounded, scales)
+    return Vectors(rounded, scales)
 
 
-def rows_of(index: Index, rows: Int[np.ndarray, "R"]) -> Index:
+def rows_of(index: Vectors, rows: Int[np.ndarray, "R"]) -> Vectors:
     """An index of some of the rows, in memory."""
-    return Index(index.embeddings[rows], None if index.scales is None else index.scales[rows])
+    return Vectors(index.embeddings[rows], None if index.scales is None else index.scales[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedIndex:
+class PlacedVectors:
     """An index that stays on the devices, for those that search it more than once."""
 
-    index: Index
+    index: Vectors
     chunk: "Chunk"
     mesh: Mesh
     step: int
@@ -123,16 +123,16 @@ class Chunk(NamedTuple):
     finite: Array  # of each row, whether all its entries are finite
 
 
-def place(index: Index) -> PlacedIndex:
+def place(index: Vectors) -> PlacedVectors:
     """Send the whole of an index to the devices of the mesh, which must have room for it."""
     mesh, step, size = _layout(index, None)
     (chunk,) = _send_chunks(index, mesh, size)
-    return PlacedIndex(index, chunk, mesh, step)
+    return PlacedVectors(index, chunk, mesh, step)
 
 
 def search(
     queries: Float[np.ndarray, "Q D"],
-    index: Index | PlacedIndex,
+    index: Vectors | PlacedVectors,
     k: int,
     *,
     tie_order: Int[np.ndarray, "P"] | None = None,
@@ -153,7 +153,7 @@ def search(
         UserError: embeddings that are not finite or of another width than the index, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
-    width = (index.index if isinstance(index, PlacedIndex) else index).width
+    width = (index.index if isinstance(index, PlacedVectors) else index).width
     if queries.ndim != 2 or queries.shape[1] != width:
         raise UserError(
             f"queries have shape {queries.shape}, the index has width {width}: "
@@ -165,7 +165,7 @@ def search(
     if k < 1:
         raise UserError(f"k = {k}: must be 1 or more")
     chunks: Callable[[], Iterator[Chunk]]
-    if isinstance(index, PlacedIndex):
+    if isinstance(index, PlacedVectors):
         mesh, step, chunks = index.mesh, index.step, partial(iter, (index.chunk,))
     else:
         mesh, step, size = _layout(index, chunk_bytes)
@@ -249,7 +249,7 @@ def _scan(
     return Found(scores[: len(queries)], places[: len(queries)].astype(np.int64))
 
 
-def _layout(index: Index, chunk_bytes: int | None) -> tuple[Mesh, int, int]:
+def _layout(index: Vectors, chunk_bytes: int | None) -> tuple[Mesh, int, int]:
     """The mesh, the rows of a step on each device, and the rows of a chunk on all of them.
 
     Without a limit the whole index is one chunk.
@@ -266,7 +266,7 @@ def _layout(index: Index, chunk_bytes: int | None) -> tuple[Mesh, int, int]:
     return mesh, step, step * -(-steps // chunks) * devices
 
 
-def _send_chunks(index: Index, mesh: Mesh, size: int) -> Iterator[Chunk]:
+def _send_chunks(index: Vectors, mesh: Mesh, size: int) -> Iterator[Chunk]:
     """Chunks on the devices; while one is used, a thread reads and sends the next."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     finite = _finite_rows(mesh)

@@ -137,8 +137,8 @@ def evaluate_task(
     """The three settings of a task, on all devices; of `most_queries` always the same ones."""
 
     def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
-        batch_size = config.evaluation.batch_size
-        return encode(programs.embed, params, tokens, texts, limit, batch_size)
+        batch_tokens = config.evaluation.batch_tokens
+        return encode(programs.embed, params, tokens, texts, limit, batch_tokens)
 
     asked, pool = (
         np.arange(len(task.query_tokens.length)),

@@ -34,12 +34,10 @@ def make_mesh(config: Config) -> Mesh:
     devices, replicas = jax.device_count(), config.scale.replicas
     if devices % replicas:
         raise UserError(f"config.scale.replicas = {replicas}: must divide the {devices} devices")
-    for name, size in (
-        ("batch_size", config.batch_size),
-        ("evaluation.batch_size", config.evaluation.batch_size),
-    ):
-        if size % devices:
-            raise UserError(f"config.{name} = {size}: must be a multiple of the {devices} devices")
+    if config.batch_size % devices:
+        raise UserError(
+            f"config.batch_size = {config.batch_size}: must be a multiple of the {devices} devices"
+        )
     texts = config.scale.texts_at_once
     if texts and config.batch_size // devices % texts:
         raise UserError(

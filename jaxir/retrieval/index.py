@@ -1,0 +1,367 @@
+"""Passages to search: their embeddings, texts, ids and languages, in memory or in a folder.
+
+Dimension key: P passages, D width.
+
+A folder holds `index.json`, which names the shards, and of each shard two files: `.safetensors`
+with the embeddings, `.arrow` with columns `id`, `text` and `language`. Both are memory-mapped, so
+an index may be larger than memory.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+
+from jaxir.errors import UserError
+from jaxir.retrieval.topk import (
+    DTYPES,
+    PlacedVectors,
+    Vectors,
+    make_vectors,
+    place,
+    rows_of,
+    search,
+)
+from jaxir.whole_files import replacing, write_json, writing
+
+INDEX_FILE = "index.json"
+PLACED_BYTES = 4 << 30  # an index of no more stays on the devices once it was searched
+LANGUAGES_KEPT = 32  # of which the rows alone stay there too
+_SAFETENSORS = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
+_SCHEMA = pa.schema({"id": pa.large_string(), "text": pa.large_string(), "language": pa.string()})
+
+
+class Encoder(Protocol):
+    """What an index needs to know of the model that built it."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
+        """Embeddings of queries."""
+
+    def encode_passages(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
+        """Embeddings of passages."""
+
+    def fingerprint(self) -> str:
+        """What differs between models that embed passages differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A passage that was found."""
+
+    id: str
+    text: str
+    score: float
+    language: str  # "": unknown
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Neighbouring passages of an index."""
+
+    vectors: Vectors
+    passages: pa.Table
+
+
+class Index:
+    """Passages embedded by one model, and their exact search; made by `jaxir.Retriever`.
+
+    Args:
+        encoder: the model.
+        shards: the passages.
+    """
+
+    def __init__(self, encoder: Encoder, shards: Sequence[Shard]):
+        self._encoder, self._shards = encoder, list(shards)
+        self._gather()
+
+    def _gather(self) -> None:
+        self._vectors = _stacked([shard.vectors for shard in self._shards])
+        self._passages = pa.concat_tables([shard.passages for shard in self._shards])
+        self._places: list[str] | None = None
+        self._searched: Callable[[str], tuple[Vectors | PlacedVectors, np.ndarray | None]]
+        self._searched = lru_cache(LANGUAGES_KEPT)(self._rows_to_search)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """How many passages each language has, the most frequent first; "" are unknown."""
+        counts = self._passages["language"].value_counts().to_pylist()
+        ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
+        return {entry["values"]: entry["counts"] for entry in ordered}
+
+    def search(
+        self, queries: Sequence[str], k: int = 10, *, language: str | None = None
+    ) -> list[list[Result]]:
+        """The k best passages of each query, best first; of equal scores the earlier passage.
+
+        Args:
+            queries: texts, without the model's prefix.
+            k: how many; an index of fewer passages gives all.
+            language: look among the passages of this one alone; None: among all.
+
+        Raises:
+            UserError: a query is no text or empty, k < 1, or no passage has that language.
+        """
+        return self.search_embeddings(self._encoder.encode_queries(queries), k, language=language)
+
+    def search_embeddings(
+        self, queries: Float[np.ndarray, "Q D"], k: int = 10, *, language: str | None = None
+    ) -> list[list[Result]]:
+        """As `search`, of queries that are embedded already."""
+        if language is not None and language not in self.languages:
+            known = ", ".join(filter(None, self.languages)) or "none"
+            raise UserError(f"language {language!r}: no passage has it; known are: {known}")
+        vectors, rows = self._searched("*" if language is None else f"={language}")
+        if not len(queries):
+            return []
+        found = search(queries, vectors, k)
+        places = found.places if rows is None else rows[found.places]
+        return [
+            [Result(**passage, score=score) for passage, score in zip(passages, scores.tolist())]
+            for passages, scores in zip(map(self._read, places), found.scores)
+        ]
+
+    def _read(self, places: Int[np.ndarray, "K"]) -> list[dict[str, str]]:
+        return self._passages.take(places).to_pylist()
+
+    def _rows_to_search(self, which: str) -> tuple[Vectors | PlacedVectors, np.ndarray | None]:
+        """All rows, or those of a language ("=de") and their numbers."""
+        if which == "*":
+            rows, vectors = None, self._vectors
+        else:
+            rows = np.flatnonzero(self._passages["language"].to_numpy() == which[1:])
+            vectors = rows_of(self._vectors, rows)
+        size = len(vectors) * vectors.width * vectors.embeddings.dtype.itemsize
+        return (place(vectors) if size <= PLACED_BYTES else vectors), rows
+
+    def add(
+        self,
+        passages: Sequence[str],
+        ids: Sequence[str] | None = None,
+        languages: Sequence[str] | str = "",
+    ) -> None:
+        """Put more passages behind the others; arguments as of `jaxir.Retriever.index`.
+
+        Raises:
+            UserError: a passage is no text or empty, or an id is there already.
+        """
+        shard = make_shard(self._encoder, passages, ids, languages, self.dtype, len(self))
+        check_new_ids([*self._passages["id"].to_pylist(), *shard.passages["id"].to_pylist()])
+        self._shards.append(shard)
+        self._gather()
+
+    @property
+    def dtype(self) -> str:
+        """Of the embeddings."""
+        return self._vectors.embeddings.dtype.name
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder, whole or not at all; an earlier index there is replaced.
+
+        Raises:
+            UserError: the folder holds something else, or cannot be written.
+        """
+        folder = Path(folder).absolute()
+        if folder.exists() and not (folder / INDEX_FILE).exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: exists and is no index; name another folder")
+        with replacing(folder) as new:
+            names = [write_shard(new, number, shard) for number, shard in enumerate(self._shards)]
+            write_index_file(new, self._encoder, names)
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: Encoder) -> "Index":
+        """Open a folder; nothing is read before it is needed.
+
+        Raises:
+            UserError: it is no index, is not finished or damaged, or was built by another model.
+        """
+        folder = Path(folder)
+        described = read_index_file(folder)
+        if described["fingerprint"] != encoder.fingerprint():
+            raise UserError(
+                f"{folder}: built by another model than this one, or with another passage prefix "
+                f"or length (it was made by {described['model']!r}); encode the passages again"
+            )
+        return cls(encoder, [read_shard(folder, name) for name in described["shards"]])
+
+
+def make_shard(
+    encoder: Encoder,
+    passages: Sequence[str],
+    ids: Sequence[str] | None,
+    languages: Sequence[str] | str,
+    dtype: str,
+    first: int = 0,
+) -> Shard:
+    """Embed some passages; without ids they get their numbers, from `first`.
+
+    Raises:
+        UserError: as `Index.add`; or the lengths differ, or the dtype is unknown.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+    ids = [str(first + n) for n in range(len(passages))] if ids is None else list(map(str, ids))
+    languages = [languages] * len(passages) if isinstance(languages, str) else list(languages)
+    for name, values in (("ids", ids), ("languages", languages)):
+        if len(values) != len(passages):
+            raise UserError(f"{len(passages)} passages come with {len(values)} {name}")
+    if not len(passages):
+        raise UserError("there are no passages")
+    check_new_ids(ids)
+    vectors = make_vectors(encoder.encode_passages(passages), dtype)
+    columns = {"id": ids, "text": list(passages), "language": languages}
+    return Shard(vectors, pa.table(columns, schema=_SCHEMA))
+
+
+def check_new_ids(ids: Sequence[str]) -> None:
+    """Refuse ids of which two are equal."""
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        raise UserError(f"id {twice!r}: two passages have it")
+
+
+def write_shard(folder: Path, number: int, shard: Shard) -> str:
+    """Write a shard, whole or not at all; its `.safetensors` file is the last. Returns its name.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    name = f"shard-{number:05}"
+    with (
+        writing(folder / f"{name}.arrow", "wb") as file,
+        pa.ipc.new_file(file, shard.passages.schema) as writer,
+    ):
+        writer.write_table(shard.passages.combine_chunks())
+    tensors = {"embeddings": np.ascontiguousarray(shard.vectors.embeddings[:])}
+    if shard.vectors.scales is not None:
+        tensors["scales"] = np.ascontiguousarray(shard.vectors.scales)
+    with writing(folder / f"{name}.safetensors", "wb") as file:
+        file.write(save(tensors))
+    return name
+
+
+def write_index_file(folder: Path, encoder: Encoder, shards: Sequence[str]) -> None:
+    """Write the file that makes a folder an index."""
+    described = {
+        "fingerprint": encoder.fingerprint(),
+        "model": getattr(encoder, "name", ""),
+        "shards": list(shards),
+    }
+    write_json(folder / INDEX_FILE, described)
+
+
+def read_index_file(folder: Path) -> dict[str, Any]:
+    """What an index says of itself.
+
+    Raises:
+        UserError: the folder is no index, or not finished.
+    """
+    path = folder / INDEX_FILE
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(described, Mapping) and {"fingerprint", "model", "shards"} <= {
+            *described
+        }
+        if not (whole and all(Path(name).name == name for name in described["shards"])):
+            raise ValueError("fields are missing")
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: no index, or not finished: {INDEX_FILE} is missing; "
+            "python -m jaxir.encode makes one, and the same command goes on with an unfinished one"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); encode the passages again") from None
+    return described
+
+
+def read_shard(folder: Path, name: str) -> Shard:
+    """Memory-map a shard.
+
+    Raises:
+        UserError: names the file that is missing or damaged.
+    """
+    path = folder / f"{name}.arrow"
+    try:
+        with pa.memory_map(str(path)) as source:
+            passages = pa.ipc.open_file(source).read_all()
+        if passages.schema != _SCHEMA:
+            raise ValueError("other columns than those of an index")
+        path = folder / f"{name}.safetensors"
+        tensors = _map_tensors(path)
+        vectors = Vectors(tensors["embeddings"], tensors.get("scales"))
+        if len(vectors) != len(passages):
+            raise ValueError(f"{len(vectors)} embeddings for {len(passages)} passages")
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); encode it again") from None
+    return Shard(vectors, passages)
+
+
+def _map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, memory-mapped, which its own reader does not do."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > 1 << 20:
+            raise ValueError("no safetensors file")
+        header = json.loads(file.read(size))
+    tensors: dict[str, np.ndarray] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            dtype, shape = np.dtype(_SAFETENSORS[entry["dtype"]]), tuple(entry["shape"])
+            if end - begin != dtype.itemsize * np.prod(shape):
+                raise ValueError(f"{name} has another size than its shape")
+            tensors[name] = np.memmap(path, dtype, "r", 8 + size + begin, shape)
+    return tensors
+
+
+class _Rows:
+    """Rows of several arrays as if they were one; a slice or some rows are read on demand."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts, self.dtype = parts, parts[0].dtype
+        self.starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice):
+            begin, end, step = rows.indices(len(self))
+            if step != 1:
+                raise IndexError("only neighbouring rows")
+            touched = [
+                part[max(begin - start, 0) : max(end - start, 0)]
+                for part, start in zip(self.parts, self.starts)
+            ]
+            touched = [part for part in touched if len(part)]
+            return np.concatenate(touched) if len(touched) != 1 else touched[0]
+        read = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        number = np.searchsorted(self.starts, rows, side="right") - 1
+        for part in np.unique(number):
+            read[number == part] = self.parts[part][rows[number == part] - self.starts[part]]
+        return read
+
+
+def _stacked(parts: Sequence[Vectors]) -> Vectors:
+    """The rows of several, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.width, part.embeddings.dtype) for part in parts}) > 1:
+        raise UserError("index: shards of different width or dtype; encode it again")
+    scales = [part.scales for part in parts if part.scales is not None]
+    embeddings: Any = _Rows([part.embeddings for part in parts])
+    return Vectors(embeddings, np.concatenate(scales) if scales else None)
