@@ -13,13 +13,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from jaxir.config import Config, validate
 from jaxir.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from jaxir.retriever import Retriever
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -105,6 +108,50 @@ def parse(
     if len(rest) > 1 + words:
         raise UserError(f"{rest[1 + words]!r}: not a flag; see --help")
     return rest[1:]
+
+
+def define_model(values: flags.FlagValues) -> None:
+    """Define the flags that say which model to load and how; `load_retriever` reads them."""
+
+    def define(name: str, text: str) -> None:
+        flags.DEFINE_string(name, None, text, flag_values=values)
+
+    define("model", "workdir of a run, transformers or sentence-transformers folder, or hub name")
+    define("query_prefix", "before each query (default: the model's)")
+    define("passage_prefix", "before each passage (default: the model's)")
+    for side, texts in (("query", "queries"), ("passage", "passages")):
+        flags.DEFINE_integer(
+            f"max_{side}_tokens",
+            None,
+            f"longer {texts} are cut (default: the model's)",
+            3,
+            flag_values=values,
+        )
+    flags.DEFINE_integer(
+        "batch_tokens", 16_384, "encoded at a time, padding included", 1, flag_values=values
+    )
+    flags.DEFINE_string("compute_dtype", "float32", "float32 or bfloat16", flag_values=values)
+
+
+def load_retriever(values: flags.FlagValues) -> "Retriever":
+    """The model that the flags of `define_model` describe.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    from jaxir.retriever import Retriever
+
+    wanted = ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
+    names = (*wanted, "batch_tokens", "compute_dtype")
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    return Retriever.load(values.model, **given)
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Raise a `UserError` for a flag that has to be given and is not."""
+    for name in names:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
 
 
 def define_config(values: flags.FlagValues) -> None:

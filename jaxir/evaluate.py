@@ -27,7 +27,7 @@ def _define(values: flags.FlagValues) -> None:
     def integer(name: str, default: int | None, text: str, lowest: int = 1) -> None:
         flags.DEFINE_integer(name, default, text, lowest, flag_values=values)
 
-    string("model", None, "workdir, folder or hub name")
+    command_line.define_model(values)
     string("benchmark", None, "xquad_r, mlqa_r, miracl, cldr, or a folder in BEIR's layout")
     string("output", None, "folder for the report")
     string("directory", "", "where the benchmark's files lie (default: downloaded)")
@@ -37,12 +37,6 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "allow_partial", False, "less than the published counts will do", flag_values=values
     )
-    string("query_prefix", None, "before each query (default: the model's)")
-    string("passage_prefix", None, "before each passage (default: the model's)")
-    integer("max_query_tokens", None, "longer queries are cut (default: the model's)", 3)
-    integer("max_passage_tokens", None, "longer passages are cut (default: the model's)", 3)
-    integer("batch_tokens", 16_384, "encoded at a time, padding included")
-    string("compute_dtype", "float32", "float32 or bfloat16")
     integer("depth", 0, "rank that many places only, for large collections; 0: all", 0)
     integer("run_depth", 100, "places in run files, and of the bias of the first places")
     string("index_dtype", "float32", "of the passages: float32, bfloat16 or int8")
@@ -76,9 +70,7 @@ def main(argv: list[str]) -> int | None:
         return 0
     if words:
         raise UserError(f"{words[0]!r}: not a flag; see --help")
-    for name in ("model", "benchmark", "output"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing; see --help")
+    command_line.require(values, "model", "benchmark", "output")
     # these take seconds to import, and neither help nor a misspelt flag should wait for them
     from jaxir.benchmarks.reports import evaluate
     from jaxir.benchmarks.run import Benchmark
@@ -114,5 +106,10 @@ def main(argv: list[str]) -> int | None:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

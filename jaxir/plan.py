@@ -52,5 +52,10 @@ def main(argv: list[str]) -> int | None:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -80,5 +80,10 @@ def _keep_compiled(chosen: str | None, default: str) -> None:
         jax.config.update("jax_compilation_cache_dir", chosen)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

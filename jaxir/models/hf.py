@@ -177,11 +177,12 @@ def write_model(
     query_prefix: str,
     passage_prefix: str,
     max_tokens: int,
+    card: str = "",
 ) -> None:
     """Write a sentence-transformers folder, whole or not at all; an earlier export is replaced.
 
     transformers, sentence-transformers and `read_model` read it; `max_tokens` counts the special
-    ones too.
+    ones too; `card` becomes README.md.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
@@ -206,3 +207,5 @@ def write_model(
             "similarity_fn_name": "cosine" if config.normalize else "dot",
         }
         save_json(new / "config_sentence_transformers.json", prompts)
+        if card:
+            (new / "README.md").write_text(card, encoding="utf-8")

@@ -230,6 +230,11 @@ def check_new_ids(ids: Sequence[str]) -> None:
         raise UserError(f"id {twice!r}: two passages have it")
 
 
+def shard_name(number: int) -> str:
+    """What the files of a shard are called, but for their endings."""
+    return f"shard-{number:05}"
+
+
 def write_shard(folder: Path, number: int, shard: Shard) -> str:
     """Write a shard, whole or not at all; its `.safetensors` file is the last. Returns its name.
 
@@ -238,7 +243,7 @@ def write_shard(folder: Path, number: int, shard: Shard) -> str:
     """
     from safetensors.numpy import save
 
-    name = f"shard-{number:05}"
+    name = shard_name(number)
     with (
         writing(folder / f"{name}.arrow", "wb") as file,
         pa.ipc.new_file(file, shard.passages.schema) as writer,
@@ -347,8 +352,8 @@ class _Rows:
                 part[max(begin - start, 0) : max(end - start, 0)]
                 for part, start in zip(self.parts, self.starts)
             ]
-            touched = [part for part in touched if len(part)]
-            return np.concatenate(touched) if len(touched) != 1 else touched[0]
+            touched = [part for part in touched if len(part)] or [self.parts[0][:0]]
+            return touched[0] if len(touched) == 1 else np.concatenate(touched)
         read = np.empty((len(rows), *self.shape[1:]), self.dtype)
         number = np.searchsorted(self.starts, rows, side="right") - 1
         for part in np.unique(number):

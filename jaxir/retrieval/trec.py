@@ -12,6 +12,8 @@ from jaxir.retrieval.measuring import Run
 from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.whole_files import writing
 
+_UNFIT = "is empty or holds white space, which run files cannot express"
+
 
 def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag: str) -> None:
     """Write `query Q0 passage rank score tag`, best first, whole or not at all.
@@ -23,9 +25,21 @@ def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag:
     with writing(path) as file:
         for run in runs:
             for row, scores, places in zip(run.queries, *run.found):
-                ranked = zip(scores.tolist(), places.tolist())
-                for rank, (score, place) in enumerate(ranked, start=1):
-                    file.write(f"{queries[row]} Q0 {passages[place]} {rank} {score:.9g} {tag}\n")
+                ranked = [(passages[place], score) for score, place in zip(scores.tolist(), places)]
+                file.writelines(run_lines(queries[row], ranked, tag))
+
+
+def run_lines(query: str, ranked: Iterable[tuple[str, float]], tag: str) -> Iterator[str]:
+    """Lines of one query, whose passages and scores are given, best first.
+
+    Raises:
+        UserError: an id is empty or holds white space.
+    """
+    for rank, (passage, score) in enumerate(ranked, start=1):
+        for one in (query, passage):
+            if len(one.split()) != 1:
+                raise UserError(f"the id {one!r} {_UNFIT}; rename it")
+        yield f"{query} Q0 {passage} {rank} {score:.9g} {tag}\n"
 
 
 def write_qrels(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run]) -> None:
@@ -75,6 +89,5 @@ def check_ids(retrieval_set: RetrievalSet) -> None:
     for one in (*retrieval_set.query_ids, *retrieval_set.passage_ids):
         if len(one.split()) != 1:
             raise UserError(
-                f"{retrieval_set.name}: the id {one!r} is empty or holds white space, which run "
-                "files cannot express; rename it, or --runs= writes none"
+                f"{retrieval_set.name}: the id {one!r} {_UNFIT}; rename it, or --runs= writes none"
             )

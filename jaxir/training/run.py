@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 import logging
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,9 +16,9 @@ import jax
 from etils import epath
 
 from jaxir.benchmarks.bm25 import bm25
-from jaxir.config import CompareConfig, Config, ModelConfig
+from jaxir.config import CompareConfig, Config
 from jaxir.data.hybrid import Hybrid
-from jaxir.models.hf import write_model
+from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.tables import print_comparison, print_settings
 from jaxir.training.inputs import Inputs, prepare
 from jaxir.training.loop import Programs, evaluate_task, train
@@ -24,10 +26,9 @@ from jaxir.training.meter import usage
 from jaxir.training.processes import is_first
 from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.step import make_state
-from jaxir.training.workdir import claim
+from jaxir.training.trained import write_export
+from jaxir.training.workdir import RESULTS_FILE, claim
 from jaxir.whole_files import is_remote, publish, write_json
-
-RESULTS_FILE = "results.json"
 
 Results = dict[str, Any]
 
@@ -98,7 +99,11 @@ def _train_and_measure(
     began = time.perf_counter()
     params, programs = train(config, inputs, workdir, name, programs)
     config = dataclasses.replace(config, model=inputs.model)
-    results: Results = {"seconds": time.perf_counter() - began, "data": dict(inputs.data_report)}
+    results: Results = {
+        "command": shlex.join(["python", "-m", "jaxir.train", *sys.argv[1:]]),
+        "seconds": time.perf_counter() - began,
+        "data": dict(inputs.data_report),
+    }
     results["used"] = dict(
         zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
     )
@@ -108,24 +113,22 @@ def _train_and_measure(
     whole = replicate(params, mesh)  # every process takes part
     if is_first():
         if config.watch.export:
-            _export(config.model, jax.device_get(whole), inputs.tokenizer, workdir / "export")
+            _export(config, jax.device_get(whole), inputs.tokenizer, results, workdir / "export")
         write_json(path, results)
     return results, programs
 
 
-def _export(model: ModelConfig, params: Any, tokenizer: Any, target: epath.Path) -> None:
+def _export(
+    config: Config, params: Any, tokenizer: Any, results: Results, target: epath.Path
+) -> None:
     """Write the model as a sentence-transformers folder, which a bucket gets when it is whole."""
+    model = config.model
+    prefixes = (model.query_prefix, model.passage_prefix)
+    limits = (model.max_query_tokens, model.max_passage_tokens)
+    trained = TrainedModel(model, params, tokenizer, *prefixes, *limits)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / target.name if is_remote(target) else target
-        write_model(
-            local,
-            model,
-            params,
-            tokenizer,
-            query_prefix=model.query_prefix,
-            passage_prefix=model.passage_prefix,
-            max_tokens=max(model.max_query_tokens, model.max_passage_tokens),
-        )
+        write_export(local, trained, config, results)
         if is_remote(target):
             publish(local, target, "modules.json")
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import dacite
@@ -10,11 +12,13 @@ from etils import epath
 
 from jaxir.config import Config
 from jaxir.errors import UserError
+from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.inputs import read_start
+from jaxir.training.model_card import model_card
 from jaxir.training.step import init_state
-from jaxir.training.workdir import CONFIG_FILE
+from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE
 from jaxir.whole_files import as_local, path_of
 
 
@@ -50,6 +54,39 @@ def read_trained(name: str) -> TrainedModel:
     params = _newest_params(config, workdir, params)
     prefixes = model.query_prefix, model.passage_prefix
     return TrainedModel(model, params, tokenizer, *prefixes, *limits)
+
+
+def export(name: str, folder: str | os.PathLike) -> None:
+    """Write a model, read as by `read_trained`, as a sentence-transformers folder with its card.
+
+    Raises:
+        UserError: as `read_trained`; or the folder holds something else, or cannot be written.
+    """
+    config, results = None, None
+    if is_workdir(name):
+        config = _read_config(path_of(name))
+        path = path_of(name) / RESULTS_FILE
+        results = json.loads(path.read_text()) if path.exists() else None
+    write_export(folder, read_trained(name), config, results)
+
+
+def write_export(
+    folder: str | os.PathLike,
+    model: TrainedModel,
+    config: Config | None,
+    results: Mapping[str, Any] | None,
+) -> None:
+    """Write a model that was read or trained; see `export`."""
+    write_model(
+        folder,
+        model.config,
+        model.params,
+        model.tokenizer,
+        query_prefix=model.query_prefix,
+        passage_prefix=model.passage_prefix,
+        max_tokens=max(model.max_query_tokens, model.max_passage_tokens),
+        card=model_card(model, config, results),
+    )
 
 
 def _read_config(workdir: epath.Path) -> Config:

@@ -10,7 +10,7 @@ from jaxir.config import Config
 from jaxir.errors import UserError
 from jaxir.whole_files import create
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
 
 
 def claim(workdir: epath.PathLike, config: Config) -> None:

@@ -1,0 +1,39 @@
+"""A trained model as a folder that transformers and sentence-transformers load.
+
+    python -m jaxir.export --model WORKDIR --output DIR
+
+DIR gets safetensors weights, the tokenizer, `modules.json`, the prompts, and a model card with the
+run's data, shares, steps, figures and command. A run under way gives its best checkpoint so far. An
+earlier export is replaced, another folder is not.
+
+Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
+"""
+
+from absl import flags
+
+from jaxir import command_line
+
+
+def main(argv: list[str]) -> int:
+    """Read the command line, then export."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model", None, "workdir, folder or hub name", flag_values=values)
+    flags.DEFINE_string("output", None, "folder to write", flag_values=values)
+    if command_line.parse(argv, values, str(__doc__)) is None:
+        return 0
+    command_line.require(values, "model", "output")
+    # these take seconds to import, and neither help nor a misspelt flag should wait for them
+    from jaxir.training.trained import export
+
+    export(values.model, values.output)
+    print(f"{values.output}: loads in sentence-transformers; README.md is its model card")
+    return 0
+
+
+def command() -> None:
+    """The console script."""
+    command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

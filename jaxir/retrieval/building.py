@@ -1,0 +1,141 @@
+"""An index on disk, built shard by shard from more passages than memory holds.
+
+Until the last shard is written the folder holds `unfinished.json` in place of `index.json`: what it
+is built by, so that a build that was killed goes on only with the same model and settings. The
+shards that are there are compared with the input as it is read again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxir.data.texts import Text
+from jaxir.errors import UserError
+from jaxir.retrieval.index import (
+    INDEX_FILE,
+    Encoder,
+    make_shard,
+    read_shard,
+    shard_name,
+    write_index_file,
+    write_shard,
+)
+from jaxir.whole_files import write_json
+
+UNFINISHED_FILE = "unfinished.json"
+
+logger = logging.getLogger(__name__)
+
+
+def build_index(
+    encoder: Encoder, texts: Iterable[Text], folder: Path, dtype: str, shard_rows: int
+) -> int:
+    """Embed passages into a folder, going on where an earlier call was stopped.
+
+    Args:
+        encoder: the model.
+        texts: the passages, the same ones in every call.
+        folder: of the index.
+        dtype: of the embeddings.
+        shard_rows: passages of a shard; a build that is killed loses the one under way.
+
+    Returns:
+        The number of passages.
+
+    Raises:
+        UserError: the folder holds something else or the beginning of another index, an id comes
+            twice, or the input has a mistake.
+        OSError: a shard cannot be written; those before are kept.
+    """
+    _claim(folder, {"fingerprint": encoder.fingerprint(), "dtype": dtype, "shard_rows": shard_rows})
+    remaining = iter(texts)
+    known = np.empty(0, np.uint64)
+    names: list[str] = []
+    with tqdm(desc="encoding", unit=" texts", disable=None) as progress:
+        while some := list(islice(remaining, shard_rows)):
+            known = _with_new_ids(known, some)
+            name = shard_name(len(names))
+            if (folder / f"{name}.safetensors").exists():
+                _check_same(folder, name, some)
+            else:
+                passages, ids = [text.text for text in some], [text.id for text in some]
+                languages = [text.language for text in some]
+                shard = make_shard(encoder, passages, ids, languages, dtype)
+                write_shard(folder, len(names), shard)
+            names.append(name)
+            progress.update(len(some))
+    if not names:
+        raise UserError("the input holds no passage")
+    later = folder / f"{shard_name(len(names))}.safetensors"
+    if later.exists():
+        raise UserError(
+            f"{later}: of more passages than the input has now; delete {folder} to begin again"
+        )
+    write_index_file(folder, encoder, names)
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+    return len(known)
+
+
+def _claim(folder: Path, settings: dict[str, object]) -> None:
+    """Begin an index in a folder, or go on with one of the same settings."""
+    path = folder / UNFINISHED_FILE
+    if (folder / INDEX_FILE).exists() and not path.exists():
+        raise UserError(f"{folder}: holds a finished index; name another folder, or delete it")
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({error}); delete the folder") from None
+        different = [name for name in settings if found.get(name) != settings[name]]
+        if different:
+            raise UserError(
+                f"{folder}: begun with another {', '.join(different)}; "
+                "name another folder, or delete it to begin again"
+            )
+        return
+    if folder.exists() and any(not _is_litter(file) for file in folder.iterdir()):
+        raise UserError(f"{folder}: exists and is no index; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def _is_litter(file: Path) -> bool:
+    """What a build leaves that was killed before its first file was whole."""
+    return file.name == f"{UNFINISHED_FILE}.unfinished"
+
+
+def _with_new_ids(known: np.ndarray, texts: list[Text]) -> np.ndarray:
+    """Sorted hashes of all ids so far; refuses one that comes twice."""
+    digests = b"".join(hashlib.blake2b(x.id.encode(), digest_size=8).digest() for x in texts)
+    hashes = np.frombuffer(digests, np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    twice = np.isin(hashes, known)
+    twice[order[1:]] |= hashes[order[1:]] == hashes[order[:-1]]
+    if twice.any():
+        raise UserError(f"id {texts[int(np.argmax(twice))].id!r}: two passages have it")
+    return np.insert(known, np.searchsorted(known, hashes[order]), hashes[order])
+
+
+def _check_same(folder: Path, name: str, texts: list[Text]) -> None:
+    """Refuse to go on where a shard was made of other passages than the input has now."""
+    passages = read_shard(folder, name).passages
+    same = (
+        passages["id"].to_pylist() == [text.id for text in texts]
+        and passages["text"].to_pylist() == [text.text for text in texts]
+        and passages["language"].to_pylist() == [text.language for text in texts]
+    )
+    if not same:
+        raise UserError(
+            f"{folder / name}: made of other passages than the input has now; "
+            f"delete {os.fspath(folder)} to begin again"
+        )

@@ -1,0 +1,126 @@
+"""The README.md of an exported model: how to use it, what it was trained on, and how well it does.
+
+Figures come from the run's own files; what a run has not measured is not in the card.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jaxir
+from jaxir.config import Config
+from jaxir.models.trained import TrainedModel
+
+_FIGURES = (
+    ("monolingual mAP", "monolingual", "map"),
+    ("cross-lingual mAP", "cross_lingual", "map"),
+    ("multilingual mAP", "multilingual", "map"),
+    ("multilingual nDCG@10", "multilingual", "ndcg@10"),
+    ("rank distance", "multilingual", "rank_distance"),
+)
+
+
+def model_card(
+    model: TrainedModel, config: Config | None = None, results: Mapping[str, Any] | None = None
+) -> str:
+    """Markdown, with the front matter that the hub reads.
+
+    Args:
+        model: what is exported.
+        config: that of the run which trained it; None: trained elsewhere.
+        results: what `results.json` of the run holds; None: it has not finished.
+    """
+    return "\n".join([*_front_matter(model, config, results), *_use(model), *_run(config, results)])
+
+
+def _front_matter(
+    model: TrainedModel, config: Config | None, results: Mapping[str, Any] | None
+) -> Iterator[str]:
+    yield "---"
+    yield "library_name: sentence-transformers"
+    yield "pipeline_tag: sentence-similarity"
+    yield "tags: [sentence-transformers, feature-extraction, retrieval, jaxir]"
+    languages = sorted((results or {}).get("used", {}).get("query_languages", {}))
+    if languages:
+        yield f"language: {json.dumps(languages)}"
+    if config is not None and config.model.init:
+        yield f"base_model: {json.dumps(config.model.init)}"
+    yield "---"
+    yield ""
+    encoder = model.config.encoder
+    yield "# Dual encoder for multilingual retrieval"
+    yield ""
+    yield (
+        f"{encoder.architecture}, {encoder.layers} layers of {encoder.hidden_size} dimensions, "
+        f"{model.config.pooling} pooling; embeddings of {model.config.embedding_size} dimensions"
+        f"{', of length 1' if model.config.normalize else ''}. Queries are cut after "
+        f"{model.max_query_tokens} tokens, passages after {model.max_passage_tokens}. "
+        f"Exported by jaxir {jaxir.__version__}."
+    )
+    yield ""
+
+
+def _use(model: TrainedModel) -> Iterator[str]:
+    yield "## Use"
+    yield ""
+    yield "```python"
+    yield "from sentence_transformers import SentenceTransformer"
+    yield ""
+    yield 'model = SentenceTransformer("THIS_FOLDER")'
+    yield 'queries = model.encode(["..."], prompt_name="query")'
+    yield 'passages = model.encode(["..."], prompt_name="document")'
+    yield "scores = queries @ passages.T"
+    yield "```"
+    yield ""
+    yield (
+        f"Before queries stands {json.dumps(model.query_prefix, ensure_ascii=False)}, before "
+        f"passages {json.dumps(model.passage_prefix, ensure_ascii=False)}."
+    )
+    yield ""
+
+
+def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[str]:
+    if config is None:
+        return
+    yield "## Training"
+    yield ""
+    yield f"* Steps: {config.steps:,} of {config.batch_size:,} pairs; seed {config.seed}."
+    yield f"* From: {config.model.init or 'scratch'}."
+    shares = {name: share for name, share in vars(config.hybrid.shares).items() if share}
+    yield f"* Shares of batches: {_counts(shares)}."
+    optimizer, loss = config.optimizer, config.loss
+    yield f"* Learning rate {optimizer.learning_rate:g}, temperature {loss.temperature:g}."
+    for source in config.data.sources:
+        languages = f" ({', '.join(source.languages)})" if source.languages else ""
+        yield f"* Data: {source.name or source.path or source.reader}{languages}."
+    if results is None:
+        yield ""
+        yield "Exported from a run that had not finished."
+        yield ""
+        return
+    if "rows" in results["data"]:
+        yield f"* Rows of data: {results['data']['rows']:,}."
+    for what, title in (("kinds", "Batches used"), ("query_languages", "Queries used")):
+        yield f"* {title}: {_counts(results['used'][what])}."
+    if "command" in results:
+        yield f"* Command: `{results['command']}`."
+    yield ""
+    yield "## Figures"
+    yield ""
+    yield f"| task | {' | '.join(title for title, _, _ in _FIGURES)} |"
+    yield "|---" * (len(_FIGURES) + 1) + "|"
+    for task, systems in results["tasks"].items():
+        for system, report in systems.items():
+            cells = (_cell(report[setting].get(name)) for _, setting, name in _FIGURES)
+            yield f"| {task}, {system} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _counts(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in values.items())
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value <= 1 else f"{value:,.0f}"

@@ -1,0 +1,246 @@
+"""The commands `encode`, `search` and `export` as a user meets them."""
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from jaxir import Index, Retriever, encode, search
+from jaxir.errors import UserError
+
+MODEL = Path(__file__).parent / "fixtures" / "labse"
+
+
+def run_encode(*arguments):
+    return encode.main(["encode", "--model", str(MODEL), *map(str, arguments)])
+
+
+def run_search(*arguments):
+    return search.main(["search", *map(str, arguments)])
+
+
+def rows(count):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "_id": f"p{n}",
+            "title": "ab",
+            "text": " ".join(rng.choice(list("abcd"), rng.integers(1, 9))),
+            "language": "de" if n % 2 else "en",
+        }
+        for n in range(count)
+    ]
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """An index of 50 passages in shards of 20, and the file it was made of."""
+    folder = tmp_path_factory.mktemp("encoded")
+    source = write(folder / "passages.jsonl", rows(50))
+    assert run_encode("--input", source, "--output", folder / "index", "--shard_rows", 20) == 0
+    return folder / "index", source
+
+
+def test_an_index_holds_what_the_file_does(encoded):
+    folder, source = encoded
+    retriever = Retriever.load(MODEL)
+    index = Index.load(folder, retriever)
+    records = [json.loads(line) for line in source.read_text().splitlines()]
+    memory = retriever.index(
+        [f"{row['title']} {row['text']}" for row in records],
+        [row["_id"] for row in records],
+        [row["language"] for row in records],
+    )
+    for ours, theirs in zip(index.search(["a b", "d"], 50), memory.search(["a b", "d"], 50)):
+        assert {(x.id, x.text, x.language) for x in ours} == {
+            (x.id, x.text, x.language) for x in theirs
+        }
+        np.testing.assert_allclose([x.score for x in ours], [x.score for x in theirs], atol=1e-5)
+    assert sorted(contents(folder)) == [
+        "index.json",
+        *(f"shard-0000{n}.{end}" for n in range(3) for end in ("arrow", "safetensors")),
+    ]
+
+
+def test_every_kind_of_file_gives_the_same_index(tmp_path, encoded):
+    folder, _ = encoded
+    records = rows(50)
+    with gzip.open(tmp_path / "one.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records[:30])
+    pa.parquet.write_table(pa.Table.from_pylist(records[30:]), tmp_path / "two.parquet")
+    both = f"{tmp_path / 'one.jsonl.gz'},{tmp_path / 'two.parquet'}"
+    run_encode("--input", both, "--output", tmp_path / "index", "--shard_rows", 20)
+    assert contents(tmp_path / "index") == contents(folder)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a b\n\n c d \n")
+    run_encode("--input", lines, "--output", tmp_path / "plain", "--language", "xx")
+    index = Index.load(tmp_path / "plain", Retriever.load(MODEL))
+    found = index.search(["a b"], 5)[0]
+    assert {(x.id, x.text, x.language) for x in found} == {("1", "a b", "xx"), ("2", "c d", "xx")}
+
+
+def test_a_build_that_broke_off_goes_on(tmp_path, encoded):
+    folder, source = encoded
+    lines = source.read_bytes().splitlines(keepends=True)
+    input_ = tmp_path / "passages.jsonl"
+    input_.write_bytes(b"".join(lines[:47]) + b'{"_id": "x", "text": "\xff"}\n')
+    arguments = ("--input", input_, "--output", tmp_path / "index", "--shard_rows", 20)
+    with pytest.raises(UserError, match=r"passages.jsonl:48: not UTF-8"):
+        run_encode(*arguments)
+    made = contents(tmp_path / "index")
+    assert sorted(made)[:2] == ["shard-00000.arrow", "shard-00000.safetensors"]
+    with pytest.raises(UserError, match="no index, or not finished"):
+        run_search("--index", tmp_path / "index", "--query", "a")
+    with pytest.raises(UserError, match="begun with another dtype"):
+        run_encode(*arguments, "--dtype", "int8")
+    with pytest.raises(UserError, match="begun with another fingerprint"):
+        run_encode(*arguments, "--passage_prefix", "x")
+    input_.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(UserError, match="shard-00000: made of other passages"):
+        run_encode(*arguments)
+    input_.write_bytes(b"".join(lines[:15]))
+    with pytest.raises(UserError, match="made of other passages"):
+        run_encode(*arguments)
+    input_.write_bytes(b"".join(lines))
+    run_encode(*arguments)
+    assert contents(tmp_path / "index") == contents(folder)
+    with pytest.raises(UserError, match="holds a finished index"):
+        run_encode(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"_id": "x", "text": " "}', ":3: empty text; remove it, or --drop_empty"),
+        ('{"_id": "x"}', ":3: field 'text' is missing or not a text"),
+        ('{"_id": "", "text": "a"}', ":3: the id '' is neither"),
+        ('{"_id": "p0", "text": "a"}', "^id 'p0': two passages have it"),
+        ('{"_id": "x", "text": "a", "language": "de/AT"}', ":3: language 'de/AT': must be a code"),
+        ('{"_id": "x", "text"', ":3: invalid JSON"),
+        ("[1]", ":3: a list; each line must be an object"),
+    ],
+)
+def test_rows_that_are_wrong_are_named(tmp_path, line, message):
+    source = tmp_path / "passages.jsonl"
+    write(source, rows(2))
+    source.write_text(source.read_text() + line + "\n")
+    with pytest.raises(UserError, match=message):
+        run_encode("--input", source, "--output", tmp_path / "index")
+
+
+def test_mistakes_on_the_command_line(tmp_path, encoded):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    index, source = encoded
+    for arguments, message in (
+        ((), "--input is missing"),
+        (("--input", source), "--output is missing"),
+        (("--input", "none.txt", "--output", tmp_path / "x"), "--input none.txt: no such file"),
+        (("--input", source, "--output", tmp_path / "full"), "exists and is no index"),
+        (("--input", tmp_path / "empty.txt", "--output", tmp_path / "e"), "holds no passage"),
+        (("--input", source, "--output", tmp_path / "y", "--dtype", "half"), "dtype 'half'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_encode(*arguments)
+    for arguments, message in (
+        ((), "--index is missing"),
+        (("--index", tmp_path / "full"), "no index, or not finished"),
+        (("--index", index, "--queries", "x"), "go together"),
+        (("--index", index, "--query", "a", "--queries", "x", "--run", "y"), "not both"),
+        (("--index", index, "--query", "a", "--language", "fr"), "known are: de, en"),
+        (("--index", index, "--queries", tmp_path / "no", "--run", tmp_path / "r"), "no such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_search(*arguments)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_query_is_answered_in_a_table(encoded, capsys):
+    index, _ = encoded
+    assert run_search("--index", index, "--query", "ab a b", "--k", 3, "--language", "de") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["score", "language", "id", "text"]
+    assert len(shown) >= 4
+    assert all(" de " in line for line in shown[1:4])
+
+
+def test_typed_queries_are_answered_until_the_input_ends(encoded, capsys, monkeypatch):
+    index, _ = encoded
+    typed = iter(["a b", "", "c"])
+
+    def read(_):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    run_search("--index", index, "--k", 2)
+    assert capsys.readouterr().out.count("score") == 2
+
+
+def test_a_file_of_queries_becomes_a_run(tmp_path, encoded):
+    index, _ = encoded
+    queries = write(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": "a b"} for n in range(3)])
+    run_search("--index", index, "--queries", queries, "--run", tmp_path / "run", "--k", 4)
+    lines = [line.split() for line in (tmp_path / "run").read_text().splitlines()]
+    assert [(x[0], x[1], x[3], x[5]) for x in lines] == [
+        (f"q{n}", "Q0", str(rank), "jaxir") for n in range(3) for rank in range(1, 5)
+    ]
+    found = Index.load(index, Retriever.load(MODEL)).search(["a b"], 4)[0]
+    assert [x[2] for x in lines[:4]] == [x.id for x in found]
+    write(queries, [{"_id": "q 1", "text": "a"}])
+    with pytest.raises(UserError, match="id 'q 1' is empty or holds white space"):
+        run_search("--index", index, "--queries", queries, "--run", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path):
+    source = write(tmp_path / "passages.jsonl", rows(3_000))
+
+    def start(folder):
+        command = [sys.executable, "-m", "jaxir.encode", "--model", str(MODEL)]
+        arguments = ["--input", str(source), "--output", str(folder), "--shard_rows", "30"]
+        with (tmp_path / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, *arguments, "--batch_tokens", "256"], stdout=log, stderr=log
+            )
+
+    assert start(tmp_path / "whole").wait(300) == 0, (tmp_path / "log").read_text()
+    rng, killed, folder = random.Random(0), 0, tmp_path / "killed"
+    for _ in range(20):
+        process = start(folder)
+        before = len(os.listdir(folder)) if folder.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if folder.exists() and len(os.listdir(folder)) > before:
+                break
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.05)
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    assert killed == 20
+    assert not (folder / "index.json").exists()
+    assert start(folder).wait(300) == 0, (tmp_path / "log").read_text()
+    assert contents(folder) == contents(tmp_path / "whole")
