@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxir.config import Config, validate
+from jaxir.config import BATCH_TOKENS, Config, validate
 from jaxir.errors import RunError, UserError
 
 if TYPE_CHECKING:
+    from jaxir.retrieval.index import Index
     from jaxir.retriever import Retriever
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -128,7 +129,7 @@ def define_model(values: flags.FlagValues) -> None:
             flag_values=values,
         )
     flags.DEFINE_integer(
-        "batch_tokens", 16_384, "encoded at a time, padding included", 1, flag_values=values
+        "batch_tokens", BATCH_TOKENS, "encoded at a time, padding included", 1, flag_values=values
     )
     flags.DEFINE_string("compute_dtype", "float32", "float32 or bfloat16", flag_values=values)
 
@@ -145,6 +146,27 @@ def load_retriever(values: flags.FlagValues) -> "Retriever":
     names = (*wanted, "batch_tokens", "compute_dtype")
     given: dict[str, Any] = {name: values[name].value for name in names}
     return Retriever.load(values.model, **given)
+
+
+def define_index(values: flags.FlagValues) -> None:
+    """Define `--index` and the flags of its model; `load_index` reads them."""
+    define_model(values)
+    flags.DEFINE_string("index", None, "folder that jaxir.encode wrote", flag_values=values)
+
+
+def load_index(values: flags.FlagValues) -> "tuple[Retriever, Index]":
+    """The index that the flags name, and its model: the one that made it, unless --model says.
+
+    Raises:
+        UserError: there is no such index or model, one is damaged, or they do not fit.
+    """
+    from jaxir.retrieval.index import Index, read_index_file
+
+    described = read_index_file(Path(values.index))
+    if values.model is None:
+        values.model = described["model"]
+    retriever = load_retriever(values)
+    return retriever, Index.load(values.index, retriever)
 
 
 def require(values: flags.FlagValues, *names: str) -> None:

@@ -41,6 +41,9 @@ class EncoderConfig:
         return self.positions if self.architecture == "bert" else self.positions - self.pad_id - 1
 
 
+BATCH_TOKENS = 16_384  # encoded at a time outside training, padding included
+
+
 @dataclass
 class DualEncoderConfig:
     """One encoder shared by queries and passages, and what turns its output into an embedding."""

@@ -10,15 +10,12 @@ same command goes on where it was and ends with the same bytes.
 Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
 """
 
-import logging
 from pathlib import Path
 
 from absl import flags
 
 from jaxir import command_line
 from jaxir.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -23,8 +23,7 @@ from jaxir.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-    command_line.define_model(values)
-    flags.DEFINE_string("index", None, "folder that jaxir.encode wrote", flag_values=values)
+    command_line.define_index(values)
     flags.DEFINE_string("input", None, "training file, JSON lines", flag_values=values)
     flags.DEFINE_string("output", None, "training file to write", flag_values=values)
     flags.DEFINE_integer("negatives", 7, "at most, new ones of a row", 1, flag_values=values)
@@ -50,15 +49,10 @@ def main(argv: list[str]) -> int:
     source, output = Path(values.input), Path(values.output)
     _check_files(source, output)
     # these take seconds to import, and neither help nor a misspelt flag should wait for them
-    from jaxir.retrieval.index import Index, read_index_file
     from jaxir.retrieval.mining import Mining, mine
 
     mining = Mining(values.negatives, first, last, values.margin, values.language)
-    described = read_index_file(Path(values.index))
-    if values.model is None:
-        values.model = described["model"]
-    retriever = command_line.load_retriever(values)
-    counts = mine(retriever, Index.load(values.index, retriever), source, output, mining)
+    counts = mine(*command_line.load_index(values), source, output, mining)
     print(
         f"{output}: {counts['rows']:,} rows, {counts['negatives']:,} new hard negatives, "
         f"{counts['without']:,} rows without"

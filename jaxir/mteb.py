@@ -121,7 +121,7 @@ def _revision(retriever: Retriever) -> str:
     """A digest of weights, tokenizer, prefixes, lengths and precision."""
     model = retriever.model
     parts = (
-        *(retriever.fingerprint(), model.query_prefix, str(model.max_query_tokens)),
+        *(retriever.fingerprint, model.query_prefix, str(model.max_query_tokens)),
         model.config.compute_dtype,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]

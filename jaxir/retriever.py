@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxir.data.tokens import Tokens, fingerprint
+from jaxir.config import BATCH_TOKENS
+from jaxir.data.tokens import Tokens
+from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.index import Index, make_shard
-from jaxir.retrieval.text_encoder import BATCH_TOKENS, TextEncoder
+from jaxir.retrieval.text_encoder import TextEncoder
 
 
 class Retriever(TextEncoder):
@@ -74,15 +76,13 @@ class Retriever(TextEncoder):
 
         if compute_dtype not in ("float32", "bfloat16"):
             raise UserError(f"compute_dtype {compute_dtype!r}: must be float32 or bfloat16")
-        wanted: dict[str, Any] = {
-            "query_prefix": query_prefix,
-            "passage_prefix": passage_prefix,
-            "max_query_tokens": max_query_tokens,
-            "max_passage_tokens": max_passage_tokens,
-        }
-        given = {key: value for key, value in wanted.items() if value is not None}
-        model = dataclasses.replace(read_trained(str(name)), **given)
-        model.config.compute_dtype = compute_dtype
+        model = read_trained(str(name)).adjusted(
+            compute_dtype,
+            query_prefix=query_prefix,
+            passage_prefix=passage_prefix,
+            max_query_tokens=max_query_tokens,
+            max_passage_tokens=max_passage_tokens,
+        )
         return cls(model, str(name), batch_tokens)
 
     def index(
@@ -106,22 +106,21 @@ class Retriever(TextEncoder):
         """
         return Index(self, [make_shard(self, passages, ids, languages, dtype)])
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides a passage's embedding, but for the precision."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
         model = self.model
-        shape = dataclasses.asdict(model.config)
-        for name in ("compute_dtype", "remat"):
-            del shape[name]
+        config = dataclasses.asdict(model.config)
+        # fields that only training knows are no part of the model
+        shape = {k: config[k] for k in ("encoder", "pooling", "dense", "projection", "normalize")}
         shape["encoder"] = {k: v for k, v in shape["encoder"].items() if "dropout" not in k}
-        # fields of a run's config that only training knows are no part of the model
-        shape = {k: shape[k] for k in ("encoder", "pooling", "dense", "projection", "normalize")}
         parts = [
             *(json.dumps(shape, sort_keys=True), model.weights_digest()),
-            *(fingerprint(model.tokenizer), model.passage_prefix, str(model.max_passage_tokens)),
+            *(
+                tokenizer_fingerprint(model.tokenizer),
+                model.passage_prefix,
+                str(model.max_passage_tokens),
+            ),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

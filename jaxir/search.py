@@ -29,8 +29,7 @@ QUERIES_AT_ONCE = 1_024
 
 
 def _define(values: flags.FlagValues) -> None:
-    command_line.define_model(values)
-    flags.DEFINE_string("index", None, "folder that jaxir.encode wrote", flag_values=values)
+    command_line.define_index(values)
     flags.DEFINE_string("query", None, "one query", flag_values=values)
     flags.DEFINE_string("queries", None, "file of queries", flag_values=values)
     flags.DEFINE_string("run", None, "TREC run file to write of them", flag_values=values)
@@ -51,12 +50,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--queries and --run go together: the file to read and the one to write")
     if values.query is not None and values.queries is not None:
         raise UserError("--query or --queries, not both")
-    # these take seconds to import, and neither help nor a misspelt flag should wait for them
-    from jaxir.retrieval.index import Index, read_index_file
-
-    if values.model is None:
-        values.model = read_index_file(Path(values.index))["model"]
-    index = Index.load(values.index, command_line.load_retriever(values))
+    _, index = command_line.load_index(values)
     if values.queries is not None:
         count = _write_run(index, Path(values.queries), Path(values.run), values.k, values.language)
         print(f"{values.run}: {count:,} queries")
@@ -102,7 +96,7 @@ def _write_run(index: "Index", queries: Path, run: Path, k: int, language: str |
     """Write the TREC run of a file of queries, whole or not at all; returns how many they were."""
     from jaxir.data.texts import read_texts
     from jaxir.retrieval.index import check_new_ids
-    from jaxir.retrieval.trec import run_lines
+    from jaxir.retrieval.trec import check_id, run_lines
     from jaxir.whole_files import writing
 
     asked = read_texts([queries])
@@ -113,6 +107,8 @@ def _write_run(index: "Index", queries: Path, run: Path, k: int, language: str |
             found = index.search([query.text for query in some], k, language=language)
             for query, results in zip(some, found):
                 ranked = [(result.id, result.score) for result in results]
+                for one in (query.id, *(passage for passage, _ in ranked)):
+                    check_id(one)
                 file.writelines(run_lines(query.id, ranked, "jaxir"))
         if not ids:
             raise UserError(f"{queries}: holds no query")

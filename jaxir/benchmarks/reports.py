@@ -79,14 +79,13 @@ def evaluate(
     _check_output(output)
     tasks = read_benchmark(benchmark)
     reading = time.perf_counter() - began
-    trained = _with(
-        read(model),
+    trained = read(model).adjusted(
+        compute_dtype,
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         max_query_tokens=max_query_tokens,
         max_passage_tokens=max_passage_tokens,
     )
-    trained.config.compute_dtype = compute_dtype
     with jax.set_mesh(data_mesh()):
         encoder = TextEncoder(trained, batch_tokens)
         seconds = {"reading": reading, "loading": time.perf_counter() - began - reading}
@@ -124,11 +123,6 @@ def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
             raise UserError(f"--{name} {value}: must be one of {', '.join(allowed)}")
     if "cross_lingual" in runs and not ranking.depth:
         raise UserError("--runs cross_lingual: needs --depth, the places kept of each language")
-
-
-def _with(trained: TrainedModel, **wanted: Any) -> TrainedModel:
-    given = {name: value for name, value in wanted.items() if value is not None}
-    return dataclasses.replace(trained, **given)
 
 
 def _check_output(output: Path) -> None:

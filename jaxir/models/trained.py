@@ -1,5 +1,6 @@
 """A model that is ready for use: weights, tokenizer, and how it wants its texts."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,12 @@ class TrainedModel:
     passage_prefix: str
     max_query_tokens: int  # with the special tokens
     max_passage_tokens: int
+
+    def adjusted(self, compute_dtype: str, **wanted: Any) -> "TrainedModel":
+        """The model with other prefixes or limits, where they are not None, and precision."""
+        config = dataclasses.replace(self.config, compute_dtype=compute_dtype)
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return dataclasses.replace(self, config=config, **given)
 
     def weights_digest(self) -> str:
         """SHA-256 of the parameters."""

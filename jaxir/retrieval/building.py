@@ -7,7 +7,6 @@ shards that are there are compared with the input as it is read again.
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -31,8 +30,6 @@ from jaxir.whole_files import write_json
 
 UNFINISHED_FILE = "unfinished.json"
 
-logger = logging.getLogger(__name__)
-
 
 def build_index(
     encoder: Encoder, texts: Iterable[Text], folder: Path, dtype: str, shard_rows: int
@@ -54,7 +51,7 @@ def build_index(
             twice, or the input has a mistake.
         OSError: a shard cannot be written; those before are kept.
     """
-    _claim(folder, {"fingerprint": encoder.fingerprint(), "dtype": dtype, "shard_rows": shard_rows})
+    _claim(folder, {"fingerprint": encoder.fingerprint, "dtype": dtype, "shard_rows": shard_rows})
     remaining = iter(texts)
     known = np.empty(0, np.uint64)
     names: list[str] = []
@@ -68,7 +65,7 @@ def build_index(
                 passages, ids = [text.text for text in some], [text.id for text in some]
                 languages = [text.language for text in some]
                 shard = make_shard(encoder, passages, ids, languages, dtype)
-                write_shard(folder, len(names), shard)
+                write_shard(folder, name, shard)
             names.append(name)
             progress.update(len(some))
     if not names:

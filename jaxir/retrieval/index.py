@@ -47,6 +47,7 @@ class Encoder(Protocol):
     def encode_passages(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
         """Embeddings of passages."""
 
+    @property
     def fingerprint(self) -> str:
         """What differs between models that embed passages differently."""
 
@@ -84,8 +85,10 @@ class Index:
     def _gather(self) -> None:
         self._vectors = _stacked([shard.vectors for shard in self._shards])
         self._passages = pa.concat_tables([shard.passages for shard in self._shards])
-        self._places: list[str] | None = None
-        self._searched: Callable[[str], tuple[Vectors | PlacedVectors, np.ndarray | None]]
+        counts = self._passages["language"].value_counts().to_pylist()
+        ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
+        self._languages = {entry["values"]: entry["counts"] for entry in ordered}
+        self._searched: Callable[[str | None], tuple[Vectors | PlacedVectors, np.ndarray | None]]
         self._searched = lru_cache(LANGUAGES_KEPT)(self._rows_to_search)
 
     def __len__(self) -> int:
@@ -94,9 +97,7 @@ class Index:
     @property
     def languages(self) -> dict[str, int]:
         """How many passages each language has, the most frequent first; "" are unknown."""
-        counts = self._passages["language"].value_counts().to_pylist()
-        ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
-        return {entry["values"]: entry["counts"] for entry in ordered}
+        return dict(self._languages)
 
     def search(
         self, queries: Sequence[str], k: int = 10, *, language: str | None = None
@@ -117,10 +118,10 @@ class Index:
         self, queries: Float[np.ndarray, "Q D"], k: int = 10, *, language: str | None = None
     ) -> list[list[Result]]:
         """As `search`, of queries that are embedded already."""
-        if language is not None and language not in self.languages:
-            known = ", ".join(filter(None, self.languages)) or "none"
+        if language is not None and language not in self._languages:
+            known = ", ".join(filter(None, self._languages)) or "none"
             raise UserError(f"language {language!r}: no passage has it; known are: {known}")
-        vectors, rows = self._searched("*" if language is None else f"={language}")
+        vectors, rows = self._searched(language)
         if not len(queries):
             return []
         found = search(queries, vectors, k)
@@ -133,12 +134,14 @@ class Index:
     def _read(self, places: Int[np.ndarray, "K"]) -> list[dict[str, str]]:
         return self._passages.take(places).to_pylist()
 
-    def _rows_to_search(self, which: str) -> tuple[Vectors | PlacedVectors, np.ndarray | None]:
-        """All rows, or those of a language ("=de") and their numbers."""
-        if which == "*":
+    def _rows_to_search(
+        self, language: str | None
+    ) -> tuple[Vectors | PlacedVectors, np.ndarray | None]:
+        """All rows, or those of a language and their numbers."""
+        if language is None:
             rows, vectors = None, self._vectors
         else:
-            rows = np.flatnonzero(self._passages["language"].to_numpy() == which[1:])
+            rows = np.flatnonzero(self._passages["language"].to_numpy() == language)
             vectors = rows_of(self._vectors, rows)
         size = len(vectors) * vectors.width * vectors.embeddings.dtype.itemsize
         return (place(vectors) if size <= PLACED_BYTES else vectors), rows
@@ -154,8 +157,8 @@ class Index:
         Raises:
             UserError: a passage is no text or empty, or an id is there already.
         """
-        shard = make_shard(self._encoder, passages, ids, languages, self.dtype, len(self))
-        check_new_ids([*self._passages["id"].to_pylist(), *shard.passages["id"].to_pylist()])
+        present = self._passages["id"].to_pylist()
+        shard = make_shard(self._encoder, passages, ids, languages, self.dtype, present)
         self._shards.append(shard)
         self._gather()
 
@@ -174,7 +177,9 @@ class Index:
         if folder.exists() and not (folder / INDEX_FILE).exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: exists and is no index; name another folder")
         with replacing(folder) as new:
-            names = [write_shard(new, number, shard) for number, shard in enumerate(self._shards)]
+            names = [shard_name(number) for number in range(len(self._shards))]
+            for name, shard in zip(names, self._shards):
+                write_shard(new, name, shard)
             write_index_file(new, self._encoder, names)
 
     @classmethod
@@ -186,7 +191,7 @@ class Index:
         """
         folder = Path(folder)
         described = read_index_file(folder)
-        if described["fingerprint"] != encoder.fingerprint():
+        if described["fingerprint"] != encoder.fingerprint:
             raise UserError(
                 f"{folder}: built by another model than this one, or with another passage prefix "
                 f"or length (it was made by {described['model']!r}); encode the passages again"
@@ -200,23 +205,27 @@ def make_shard(
     ids: Sequence[str] | None,
     languages: Sequence[str] | str,
     dtype: str,
-    first: int = 0,
+    present: Sequence[str] = (),
 ) -> Shard:
-    """Embed some passages; without ids they get their numbers, from `first`.
+    """Embed some passages; without ids they get their numbers, behind those of the ids `present`.
 
     Raises:
         UserError: as `Index.add`; or the lengths differ, or the dtype is unknown.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
-    ids = [str(first + n) for n in range(len(passages))] if ids is None else list(map(str, ids))
+    ids = (
+        [str(len(present) + n) for n in range(len(passages))]
+        if ids is None
+        else list(map(str, ids))
+    )
     languages = [languages] * len(passages) if isinstance(languages, str) else list(languages)
     for name, values in (("ids", ids), ("languages", languages)):
         if len(values) != len(passages):
             raise UserError(f"{len(passages)} passages come with {len(values)} {name}")
     if not len(passages):
         raise UserError("there are no passages")
-    check_new_ids(ids)
+    check_new_ids([*present, *ids])
     vectors = make_vectors(encoder.encode_passages(passages), dtype)
     columns = {"id": ids, "text": list(passages), "language": languages}
     return Shard(vectors, pa.table(columns, schema=_SCHEMA))
@@ -235,15 +244,14 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05}"
 
 
-def write_shard(folder: Path, number: int, shard: Shard) -> str:
-    """Write a shard, whole or not at all; its `.safetensors` file is the last. Returns its name.
+def write_shard(folder: Path, name: str, shard: Shard) -> None:
+    """Write a shard, whole or not at all; its `.safetensors` file is the last.
 
     Raises:
         OSError: it cannot be written.
     """
     from safetensors.numpy import save
 
-    name = shard_name(number)
     with (
         writing(folder / f"{name}.arrow", "wb") as file,
         pa.ipc.new_file(file, shard.passages.schema) as writer,
@@ -254,13 +262,12 @@ def write_shard(folder: Path, number: int, shard: Shard) -> str:
         tensors["scales"] = np.ascontiguousarray(shard.vectors.scales)
     with writing(folder / f"{name}.safetensors", "wb") as file:
         file.write(save(tensors))
-    return name
 
 
 def write_index_file(folder: Path, encoder: Encoder, shards: Sequence[str]) -> None:
     """Write the file that makes a folder an index."""
     described = {
-        "fingerprint": encoder.fingerprint(),
+        "fingerprint": encoder.fingerprint,
         "model": getattr(encoder, "name", ""),
         "shards": list(shards),
     }

@@ -11,13 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens, read_tokens, tokenize
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.encoding import encode, make_embed
 from jaxir.retrieval.topk import data_mesh
-
-BATCH_TOKENS = 16_384
 
 
 class TextEncoder:

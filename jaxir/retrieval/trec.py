@@ -1,6 +1,6 @@
 """TREC's files: runs (what was ranked) and qrels (what is right), as trec_eval reads them.
 
-What is written has passed `check_ids`.
+What is written has passed `check_id`.
 """
 
 import re
@@ -11,8 +11,6 @@ from jaxir.errors import UserError
 from jaxir.retrieval.measuring import Run
 from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.whole_files import writing
-
-_UNFIT = "is empty or holds white space, which run files cannot express"
 
 
 def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag: str) -> None:
@@ -30,15 +28,8 @@ def write_run(path: Path, retrieval_set: RetrievalSet, runs: Iterable[Run], tag:
 
 
 def run_lines(query: str, ranked: Iterable[tuple[str, float]], tag: str) -> Iterator[str]:
-    """Lines of one query, whose passages and scores are given, best first.
-
-    Raises:
-        UserError: an id is empty or holds white space.
-    """
+    """Lines of one query, whose passages and scores are given, best first."""
     for rank, (passage, score) in enumerate(ranked, start=1):
-        for one in (query, passage):
-            if len(one.split()) != 1:
-                raise UserError(f"the id {one!r} {_UNFIT}; rename it")
         yield f"{query} Q0 {passage} {rank} {score:.9g} {tag}\n"
 
 
@@ -81,13 +72,20 @@ def read_qrels(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def check_ids(retrieval_set: RetrievalSet) -> None:
-    """Refuse ids that a run file, whose columns white space separates, cannot hold.
+    """Refuse a task of which an id does not fit; see `check_id`."""
+    mend = "rename it, or --runs= writes none"
+    for one in (*retrieval_set.query_ids, *retrieval_set.passage_ids):
+        check_id(one, f"{retrieval_set.name}: ", mend)
+
+
+def check_id(one: str, where: str = "", mend: str = "rename it") -> None:
+    """Refuse an id that a run file, whose columns white space separates, cannot hold.
 
     Raises:
-        UserError: names the id.
+        UserError: names the id, after `where`, and says how to `mend` it.
     """
-    for one in (*retrieval_set.query_ids, *retrieval_set.passage_ids):
-        if len(one.split()) != 1:
-            raise UserError(
-                f"{retrieval_set.name}: the id {one!r} {_UNFIT}; rename it, or --runs= writes none"
-            )
+    if len(one.split()) != 1:
+        raise UserError(
+            f"{where}the id {one!r} is empty or holds white space, which run files cannot "
+            f"express; {mend}"
+        )

@@ -72,25 +72,21 @@ class Report:
             return
         self._write_lines()
         if self._tensorboard is not None:
-            self._tensorboard.flush()  # all but the newest, which its thread may not have taken yet
-            self._copy_events()
+            # all but the newest, which its thread may not have taken yet
+            self._tensorboard.flush()
+            for file in Path(self._local.name).iterdir() if self._local else ():
+                with writing(self._events / file.name, "wb") as stream:
+                    stream.write(file.read_bytes())
 
     def close(self) -> None:
         """Have everything where others see it, and let go."""
-        self.flush()
         if self._tensorboard is not None:
             self._tensorboard.close()  # its thread has written everything
-            self._copy_events()
-            if self._local is not None:
-                self._local.cleanup()
+        self.flush()
+        if self._tensorboard is not None and self._local is not None:
+            self._local.cleanup()
         if self._wandb is not None:
             self._wandb.finish()
-
-    def _copy_events(self) -> None:
-        if self._local is not None:
-            for file in Path(self._local.name).iterdir():
-                with writing(self._events / file.name, "wb") as stream:
-                    stream.write(file.read_bytes())
 
     def _write_lines(self) -> None:
         self._written = time.monotonic()
