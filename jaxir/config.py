@@ -75,9 +75,9 @@ class ModelConfig(DualEncoderConfig):
     passage_prefix: str = "Passage: "
     max_query_tokens: int = 64  # with the special tokens; longer texts are cut
     max_passage_tokens: int = 256
-    length_buckets: int = (
-        1  # batches of short texts: halve both limits up to that many times less 1
-    )
+    row_tokens: int = 0  # packing: texts share rows of that many tokens; 0: a row a text
+    # of batches of short texts that do not share rows: halve both limits up to that often, less 1
+    length_buckets: int = 1
 
 
 @dataclass
@@ -181,7 +181,8 @@ class OptimizerConfig:
 class ScaleConfig:
     """How a step is spread over the devices, and what it saves of their memory."""
 
-    texts_at_once: int = 0  # gradient caching: texts a device embeds at a time; 0: all of its own
+    # gradient caching: texts (or rows that texts share) a device embeds at a time; 0: all its own
+    texts_at_once: int = 0
     fsdp: bool = False  # parameters and optimizer state split over the devices
     replicas: int = 1  # with fsdp: whole copies, each split over devices that are near each other
     gradient_dtype: str = "float32"  # in which gradients are summed over devices
@@ -272,6 +273,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
+    "model.row_tokens",
     *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
     *("evaluation.every", "evaluation.queries", "scale.texts_at_once"),
@@ -352,6 +354,18 @@ def validate_shape(model: ModelConfig, dimensions: tuple[int, ...] = ()) -> None
             value,
             f"from 3 to the model's {model.encoder.max_tokens} positions",
         )
+        _require(
+            not model.row_tokens or model.row_tokens >= value,
+            "model.row_tokens",
+            model.row_tokens,
+            f"0 (no packing) or at least {name} = {value}",
+        )
+    _require(
+        not model.row_tokens or model.length_buckets == 1,
+        "model.length_buckets",
+        model.length_buckets,
+        "1, since texts share rows (model.row_tokens)",
+    )
     for dimension in dimensions:
         _require(
             0 < dimension < model.embedding_size,

@@ -14,6 +14,7 @@ from jaxir.config import ARCHITECTURES, DualEncoderConfig, EncoderConfig
 from jaxir.models.dual_encoder import (
     abstract_params,
     embed,
+    embed_packed,
     hidden_states,
     init_params,
     l2_normalize,
@@ -141,6 +142,52 @@ def test_dropout_needs_seeds_and_depends_on_them():
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - plain).max() > 1e-2
     assert np.abs(first - other).max() > 1e-2
+
+
+def packed(ids, mask, rows, seeds_of_texts):
+    """The texts of a batch, three a row where they fit, with padding at the end of each."""
+    width, texts = 20, 4
+    row_ids, segments = np.full((rows, width), 1, np.int32), np.zeros((rows, width), np.int32)
+    own = np.zeros((rows, texts), np.uint32)
+    where = {}
+    for number, (text, kept) in enumerate(zip(ids, mask)):
+        row, slot, length = number % rows, number // rows, kept.sum()
+        start = int((segments[row] > 0).sum())
+        row_ids[row, start : start + length] = text[:length]
+        segments[row, start : start + length] = slot + 1
+        own[row, slot] = 0 if seeds_of_texts is None else seeds_of_texts[number]
+        where[number] = (row, slot)
+    return row_ids, segments, texts, own, where
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_texts_that_share_rows_are_embedded_as_each_alone(architecture, pooling, dropout):
+    config = tiny(architecture, pooling=pooling, dense=16)
+    params = spread(init_params(config, jax.random.key(0)))
+    ids, mask = batch()
+    every = seeds(1, len(ids)) if dropout else None
+    row_ids, segments, texts, own, where = packed(ids, mask, 6, every)
+    own = jnp.asarray(own) if dropout else None
+    rows, slots = map(np.array, zip(*where.values()))
+    target = jax.random.normal(jax.random.key(5), (len(ids), config.embedding_size))
+
+    def alone(params):
+        return embed(config, params, ids, mask, dropout_seeds=every)
+
+    def together(params):
+        found = embed_packed(config, params, row_ids, segments, texts, dropout_seeds=own)
+        return found[rows, slots]
+
+    def both(embeddings):
+        return jax.jit(jax.value_and_grad(lambda p: ((embeddings(p) - target) ** 2).sum() / 16))(
+            params
+        ), jax.jit(embeddings)(params)
+
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), both(alone), both(together)
+    )
 
 
 @pytest.mark.parametrize(("pooling", "dropout"), [("cls", False), ("mean", True)])

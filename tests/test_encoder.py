@@ -83,7 +83,8 @@ def attention_inputs():
 @pytest.mark.parametrize("rate", [0.0, 1e-9], ids=["fused", "own"])
 def test_both_attentions_match_float64(rate):
     query, key, value, mask = attention_inputs()
-    ours = encoder.attention(query, key, value, mask, rate, seeds(0, 3))
+    places = encoder.one_text_a_row(tiny().encoder, mask, seeds(0, 3))
+    ours = encoder.attention(query, key, value, places, rate)
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     scores = np.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(4)
     weights = np.where(np.asarray(mask)[:, None, None], np.exp(scores), 0)
@@ -94,9 +95,14 @@ def test_both_attentions_match_float64(rate):
 def test_attention_dropout_keeps_the_mean():
     query, key, value, mask = attention_inputs()
     many = seeds(1, 12_000).reshape(4000, 3)
-    dropped = jax.vmap(lambda s: encoder.attention(query, key, value, mask, 0.3, s))(many)
+
+    def attend(own):
+        places = encoder.one_text_a_row(tiny().encoder, mask, own)
+        return encoder.attention(query, key, value, places, 0.3)
+
+    dropped = jax.vmap(attend)(many)
     assert np.std(dropped, axis=0).max() > 0.1
-    plain = encoder.attention(query, key, value, mask)
+    plain = attend(None)
     np.testing.assert_allclose(np.mean(dropped, axis=0), plain, atol=0.08)
 
 
@@ -106,7 +112,11 @@ def test_dropout_is_in_every_layer_and_only_with_seeds():
     module = encoder.Encoder(config.encoder, jnp.float32, encoder.nnx.Rngs(0))
     encoder.nnx.update(module, params["encoder"])
     ids, mask = map(jnp.asarray, batch())
-    forward = jax.jit(lambda seeds: module(ids, mask, seeds, all_states=True))
+
+    @jax.jit
+    def forward(own):
+        return module(ids, encoder.one_text_a_row(config.encoder, mask, own), all_states=True)
+
     one, two = (seeds(run, len(ids)) for run in (1, 2))
     plain, first, again, other = map(forward, (None, one, one, two))
     np.testing.assert_allclose(plain, run(config, params, ids, mask), atol=1e-5)

@@ -1,5 +1,6 @@
 """What tf.data hands over is what the schedule says, whichever process loads it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from jaxir.config import DataConfig, Fields, HybridConfig, ModelConfig, Shares, Source
 from jaxir.data.collection import read_collection
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.pipeline import FIELDS, Loader, batches, tokenize
+from jaxir.data.pipeline import Loader, batches, tokenize
 from jaxir.data.tokenizer import train_tokenizer
 
 BATCH = 16
@@ -73,26 +74,67 @@ def test_a_batch_holds_the_texts_of_its_rows(loader):
         assert (batch["passage_cluster"][::3] == batch["query_cluster"]).all()
 
 
+def packing(loader, devices=8):
+    """The same rows, sharing rows of 40 tokens."""
+    return dataclasses.replace(loader, row_tokens=40, devices=devices, rows_at_once=2)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
-def test_the_global_batch_does_not_depend_on_the_processes(loader, processes):
-    _, loader = loader
+def test_the_global_batch_does_not_depend_on_the_processes(loader, processes, packed):
+    loader = packing(loader[1]) if packed else loader[1]
     size = BATCH // processes
     for step in (0, 7):
         whole = loader.batch(step)
         parts = [loader.batch(step, slice(p * size, (p + 1) * size)) for p in range(processes)]
-        for name in FIELDS:
+        for name in loader.fields:
             np.testing.assert_array_equal(
                 np.concatenate([part[name] for part in parts]), whole[name]
             )
 
 
-def test_tf_data_yields_the_steps_in_order_from_any_start(loader):
-    _, loader = loader
+@pytest.mark.parametrize("devices", [1, 8])
+def test_packing_keeps_the_batch_and_what_it_says(loader, devices):
+    """Each device finds its own texts, as they are without packing, by their slots."""
+    _, plain = loader
+    packed = packing(plain, devices)
+    counts = set()
+    for step in range(12):
+        whole, shared = plain.batch(step), packed.batch(step)
+        for name in ("query_cluster", "passage_cluster", "query_lengths", "passage_lengths"):
+            np.testing.assert_array_equal(shared[name], whole[name])
+        count = len(shared["row_ids"]) // devices
+        counts.add(count)
+        assert count in packed.row_counts
+        assert count % 2 == 0
+        most = shared["row_texts"].shape[1]
+        for side in ("query", "passage"):
+            slots, lengths = shared[f"{side}_slots"], whole[f"{side}_lengths"]
+            of_device = len(slots) // devices
+            for place, (slot, length) in enumerate(zip(slots, lengths)):
+                row, segment = place // of_device * count + slot // most, slot % most + 1
+                ids = shared["row_ids"][row][shared["row_segments"][row] == segment]
+                if length:
+                    assert ids.tolist() == whole[f"{side}_ids"][place, :length].tolist()
+    assert len(counts) <= 4
+
+
+def test_the_rows_of_a_step_are_a_function_of_the_run(loader):
+    """A loader that starts in the middle chooses as one that came from the start."""
+    first, later = packing(loader[1]), packing(loader[1])
+    before = [first.batch(step) for step in range(9)][8]
+    for name, array in later.batch(8).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_tf_data_yields_the_steps_in_order_from_any_start(loader, packed):
+    loader = packing(loader[1]) if packed else loader[1]
     found = list(batches(loader, 5, 12, slice(4, 8)))
     assert len(found) == 7
     for step, batch in enumerate(found, 5):
         expected = loader.batch(step, slice(4, 8))
-        for name in FIELDS:
+        for name in loader.fields:
             np.testing.assert_array_equal(batch[name], expected[name])
             assert batch[name].dtype == np.int32
 
@@ -100,8 +142,10 @@ def test_tf_data_yields_the_steps_in_order_from_any_start(loader):
 def test_a_bucket_is_the_shortest_that_cuts_nothing_more(loader):
     _, plain = loader
     hybrid = Hybrid(plain.collection, HybridConfig(), 2, seed=1)
-    options = vars(plain) | {"hybrid": hybrid, "max_query_tokens": 64, "max_passage_tokens": 128}
-    plain, bucketed = (Loader(**options | {"length_buckets": n}) for n in (1, 4))
+    limits = {"max_query_tokens": 64, "max_passage_tokens": 128}
+    plain, bucketed = (
+        dataclasses.replace(plain, hybrid=hybrid, **limits, length_buckets=n) for n in (1, 4)
+    )
     widths = set()
     for step in range(30):
         whole, short = plain.batch(step), bucketed.batch(step)

@@ -1,6 +1,7 @@
 """From the rows of a step to arrays on the devices: fetch, pad, prefetch.
 
-Dimension key: B pairs, P passages (a pair's own, then its hard negatives), L tokens.
+Dimension key: B pairs, P passages (a pair's own, then its hard negatives), L tokens of a row,
+R rows that texts share, S texts of a row.
 
 `hybrid` has decided which rows make the batch; tf.data only carries that out, ahead of time and in
 the background, and a process loads no more than its own slice.
@@ -9,6 +10,7 @@ the background, and a process loads no more than its own slice.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,27 @@ from jaxir.config import ModelConfig
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.interleaving import fold
+from jaxir.data.packing import Packing, enough_rows, pack, row_counts, share_rows, texts_a_row
 from jaxir.data.tokens import Tokens, read_tokens
 
 Batch = dict[str, np.ndarray]
 FIELDS = (
-    "query_ids",  # B L
     "query_lengths",  # B
     "query_cluster",  # B
-    "passage_ids",  # P L
     "passage_lengths",  # P; 0: a row with fewer hard negatives than others
     "passage_cluster",  # P; -1: no row's positive
 )
+PADDED_FIELDS = (
+    *FIELDS,
+    "query_ids",  # B L
+    "passage_ids",  # P L
+)
+PACKED_FIELDS = (  # as `share_rows` has them
+    *FIELDS,
+    *("row_ids", "row_segments", "row_texts", "query_slots", "passage_slots"),
+)
 PREFETCHED_BATCHES = 4
+SAMPLED_STEPS = 64  # whose rows decide for which numbers of rows a packed step is compiled
 
 
 @dataclass(frozen=True)
@@ -48,25 +59,44 @@ class Loader:
     max_passage_tokens: int
     length_buckets: int
     hard_negatives: int
+    row_tokens: int = 0  # of a row that texts share; 0: a row a text
+    devices: int = 1  # that share a global batch
+    rows_at_once: int = 1  # the rows of a device are a multiple of it
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of a batch's arrays."""
+        return PACKED_FIELDS if self.row_tokens else PADDED_FIELDS
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The arrays of a slice of a step's global batch; their widths depend on all of it."""
+        queries, passages, groups = self._texts(step)
+        query_limit, passage_limit = self._limits(queries, passages)
+        own = passages[rows].reshape(-1)
+        query_ids, query_lengths = self.query_tokens.padded(queries[rows], query_limit)
+        passage_ids, passage_lengths = self.passage_tokens.padded(own, passage_limit)
+        arrays = {
+            "query_ids": query_ids,
+            "query_lengths": query_lengths,
+            "query_cluster": self.collection.cluster[groups[rows]],
+            "passage_ids": passage_ids,
+            "passage_lengths": passage_lengths,
+            "passage_cluster": np.where(own >= 0, self.collection.text_cluster[own], -1),
+        }
+        if self.row_tokens:
+            arrays |= self._share_rows(arrays, queries, passages, rows)
+        return {name: arrays[name].astype(np.int32) for name in self.fields}
+
+    def _texts(
+        self, step: int
+    ) -> tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B P"], Int[np.ndarray, "B"]]:
+        """Queries of a step, each one's passages, and their parallel groups."""
         drawn = self.hybrid.batch(step)
         groups, language = drawn.groups, drawn.passage_language
         queries = self.collection.query[groups, drawn.query_language]
         own = self.collection.passage[groups, language]
         passages = np.concatenate([own[:, None], self._negatives(step, groups, language)], axis=1)
-        query_limit, passage_limit = self._limits(queries, passages)
-        queries, passages = queries[rows], passages[rows].reshape(-1)
-        query_ids, query_lengths = self.query_tokens.padded(queries, query_limit)
-        passage_ids, passage_lengths = self.passage_tokens.padded(passages, passage_limit)
-        clusters = np.where(passages >= 0, self.collection.text_cluster[passages], -1)
-        own_clusters = self.collection.cluster[groups[rows]]
-        arrays = (
-            *(query_ids, query_lengths, own_clusters),
-            *(passage_ids, passage_lengths, clusters),
-        )
-        return {name: array.astype(np.int32) for name, array in zip(FIELDS, arrays, strict=True)}
+        return queries, passages, groups
 
     def _limits(
         self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
@@ -82,6 +112,55 @@ class Loader:
             if all(length <= limit for length, limit in zip(longest, shorter)):
                 return shorter
         return limits
+
+    @cached_property
+    def row_counts(self) -> tuple[int, ...]:
+        """Numbers of rows on a device that batches come in; a function of the run alone."""
+        needed = []
+        for step in range(SAMPLED_STEPS):
+            queries, passages, _ = self._texts(step)
+            needed.append(max(one.rows for one in self._packings(queries, passages)))
+        pairs = self.hybrid.batch_size // self.devices
+        enough = enough_rows(
+            pairs, pairs * (1 + self.hard_negatives), self.row_tokens, self.max_query_tokens
+        )
+        return row_counts(needed, enough, self.rows_at_once)
+
+    def _packings(
+        self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
+    ) -> list[Packing]:
+        """How each device packs its texts, queries before passages."""
+        lengths = []
+        for tokens, texts, limit in (
+            (self.query_tokens, queries, self.max_query_tokens),
+            (self.passage_tokens, passages, self.max_passage_tokens),
+        ):
+            cut = np.minimum(tokens.lengths_with_frame(texts), limit)
+            lengths.append(np.where(texts >= 0, cut, 0).reshape(self.devices, -1))
+        most = texts_a_row(self.row_tokens, self.max_query_tokens)
+        return [pack(own, self.row_tokens, most) for own in np.concatenate(lengths, axis=1)]
+
+    def _share_rows(
+        self,
+        batch: Batch,
+        queries: Int[np.ndarray, "B"],
+        passages: Int[np.ndarray, "B P"],
+        rows: slice,
+    ) -> Batch:
+        """As many rows on every device as the one that needs most of them asks for."""
+        packings = self._packings(queries, passages)
+        needed = max(packing.rows for packing in packings)
+        count = next(count for count in self.row_counts if count >= needed)
+        first, stop, _ = rows.indices(len(queries))
+        pairs = len(queries) // self.devices
+        return share_rows(
+            batch,
+            packings[first // pairs : stop // pairs],
+            (count, self.row_tokens, texts_a_row(self.row_tokens, self.max_query_tokens)),
+            first,
+            len(queries),
+            self.query_tokens.pad_id,
+        )
 
     def _negatives(
         self, step: int, groups: Int[np.ndarray, "B"], language: Int[np.ndarray, "B"]
@@ -136,11 +215,11 @@ def batches(loader: Loader, start: int, stop: int, rows: slice = slice(None)) ->
     dataset = (
         tf.data.Dataset.range(start, stop)
         .map(
-            lambda step: tf.numpy_function(load, [step], [tf.int32] * len(FIELDS)),
+            lambda step: tf.numpy_function(load, [step], [tf.int32] * len(loader.fields)),
             num_parallel_calls=2,
             deterministic=True,
         )
         .prefetch(PREFETCHED_BATCHES)
     )
     for arrays in dataset.as_numpy_iterator():
-        yield dict(zip(FIELDS, arrays, strict=True))
+        yield dict(zip(loader.fields, arrays, strict=True))

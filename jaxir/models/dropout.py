@@ -1,18 +1,18 @@
 """Dropout by hashing.
 
-Dimension key: B texts.
+Dimension key: B rows, L tokens, H heads, M tokens attended to.
 
-A text's mask is a hash of its seed and of each number's place in it, so it depends on neither
-devices nor chunks. A few integer operations a number do for that; JAX's own generator takes a
-quarter of a training step on a TPU (the compiler's estimate for XLM-R base).
+A token's mask is a hash of its seed and of each number's place in its vector, and its seed one of
+its text's and of its position there. So masks depend neither on devices and chunks nor on where in
+which row a text stands and how far that row is padded. A few integer operations a number do for
+that; JAX's own generator takes a quarter of a training step on a TPU (the compiler's estimate for
+XLM-R base).
 """
-
-import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-Seeds = UInt32[Array, "B"]
+Seeds = UInt32[Array, "B L"]  # one a token
 
 
 def mix(x: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
@@ -36,11 +36,33 @@ def fold_each(seeds: Seeds | None, number: int | Int[Array, ""]) -> Seeds | None
     return None if seeds is None else fold(seeds, number)
 
 
-def dropout(x: Float[Array, "B ..."], rate: float, seeds: Seeds | None) -> Float[Array, "B ..."]:
+def dropout(x: Float[Array, "B L D"], rate: float, seeds: Seeds | None) -> Float[Array, "B L D"]:
     """Inverted dropout: zero with probability `rate`, else divided by what is left."""
     if seeds is None or rate == 0:
         return x
-    places = jnp.arange(math.prod(x.shape[1:]), dtype=jnp.uint32).reshape(1, *x.shape[1:])
-    bits = mix(mix(places) ^ seeds.reshape(-1, *[1] * (x.ndim - 1)))
-    keep = bits >= jnp.uint32(rate * 2.0**32)
+    places = mix(jnp.arange(x.shape[-1], dtype=jnp.uint32))
+    return _drop(x, rate, places[None, None, :] ^ seeds[:, :, None])
+
+
+def attention_dropout(
+    probabilities: Float[Array, "B H L M"],
+    rate: float,
+    seeds: Seeds,
+    positions: Int[Array, "#B M"],
+) -> Float[Array, "B H L M"]:
+    """The same of attention, by the seed of the token that attends.
+
+    Args:
+        probabilities: of each head, from each token to each.
+        rate: probability to be zero.
+        seeds: of the tokens that attend.
+        positions: in their text, of the tokens attended to.
+    """
+    heads = jnp.arange(probabilities.shape[1], dtype=jnp.uint32) << 16
+    places = mix(heads[None, :, None, None] | positions.astype(jnp.uint32)[:, None, None, :])
+    return _drop(probabilities, rate, places ^ seeds[:, None, :, None])
+
+
+def _drop(x: Array, rate: float, hashed: UInt32[Array, "..."]) -> Array:
+    keep = mix(hashed) >= jnp.uint32(rate * 2.0**32)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))

@@ -1,6 +1,7 @@
 """The dual encoder: one encoder for queries and passages, whose output becomes embeddings.
 
-Dimension key: B batch, L length in tokens, D width (of hidden states or embeddings), N layers.
+Dimension key: B rows, L tokens of a row, S texts of a row, D width (of hidden states or
+embeddings), N layers.
 
 Outside `jaxir.models` parameters are a plain nested dict of float32 arrays, whose leaves are named
 `kernel`, `bias`, `scale` or `embedding`; those of the layers are stacked along a leading axis N.
@@ -13,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from jaxir.config import DualEncoderConfig
-from jaxir.models.dropout import Seeds
-from jaxir.models.encoder import Encoder, gathered
+from jaxir.errors import UserError
+from jaxir.models.encoder import Encoder, Places, gathered, one_text_a_row, several_texts_a_row
 
 Params = dict[str, Any]
 
@@ -44,11 +45,13 @@ class DualEncoder(nnx.Module):
             )
 
     def __call__(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], dropout_seeds: Seeds | None
-    ) -> Float[Array, "B D"]:
-        """Embeddings in float32."""
-        states = self.encoder(ids, mask, dropout_seeds).astype(jnp.float32)
-        x = mean_pool(states, first_of(mask) if self.config.pooling == "cls" else mask)
+        self, ids: Int[Array, "B L"], places: Places, members: Bool[Array, "B L S"]
+    ) -> Float[Array, "B S D"]:
+        """Embeddings in float32 of texts whose tokens are given."""
+        states = self.encoder(ids, places).astype(jnp.float32)
+        if self.config.pooling == "cls":
+            members = first_of(members)
+        x = mean_pool(states, members)
         if self.config.dense:
             x = jnp.tanh(self.dense(x).astype(jnp.float32))
         if self.config.projection:
@@ -56,18 +59,20 @@ class DualEncoder(nnx.Module):
         return l2_normalize(x) if self.config.normalize else x
 
 
-def first_of(mask: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
-    """The first token of each row, where [CLS] stands, also after padding on the left."""
-    return mask & (jnp.cumsum(mask, axis=1, dtype=jnp.int32) == 1)
+def first_of(members: Bool[Array, "B L S"]) -> Bool[Array, "B L S"]:
+    """The first token of each text, where [CLS] stands, also after padding on the left."""
+    return members & (jnp.cumsum(members, axis=1, dtype=jnp.int32) == 1)
 
 
-def mean_pool(states: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
-    """Mean over the tokens of the mask; 0 for a row that has none."""
-    total = jnp.sum(jnp.where(mask[:, :, None], states, 0.0), axis=1)
-    return total / jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
+def mean_pool(
+    states: Float[Array, "B L D"], members: Bool[Array, "B L S"]
+) -> Float[Array, "B S D"]:
+    """Mean over the tokens of each text; 0 for a text that has none."""
+    total = jnp.einsum("bld,bls->bsd", states, members.astype(states.dtype), precision="highest")
+    return total / jnp.maximum(jnp.sum(members, axis=1), 1)[:, :, None]
 
 
-def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def l2_normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Rows of length 1; a row shorter than 1e-12 stays short, with a finite gradient."""
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
@@ -100,23 +105,57 @@ def _precision(config: DualEncoderConfig):
     )
 
 
+def _check_length(config: DualEncoderConfig, ids: Int[Array, "B L"]) -> None:
+    if ids.shape[1] > config.encoder.max_tokens:
+        raise UserError(
+            f"texts of {ids.shape[1]} tokens: the model has positions for "
+            f"{config.encoder.max_tokens}; cut them or raise model.encoder.positions"
+        )
+
+
 def embed(
     config: DualEncoderConfig,
     params: Params,
     ids: Int[Array, "B L"],
     mask: Bool[Array, "B L"],
     *,
-    dropout_seeds: Seeds | None = None,
+    dropout_seeds: UInt32[Array, "B"] | None = None,
 ) -> Float[Array, "B D"]:
-    """Embeddings of tokenised texts, in float32; without seeds, one a text, there is no dropout.
+    """Embeddings of texts, a row each, in float32; without seeds, one a text, no dropout.
 
     Raises:
         UserError: the texts are longer than the model's position table.
     """
+    _check_length(config, ids)
+    mask = jnp.asarray(mask, bool)
+    places = one_text_a_row(config.encoder, mask, dropout_seeds)
     with _precision(config):
-        return _with_params(config, params)(
-            jnp.asarray(ids), jnp.asarray(mask, bool), dropout_seeds
-        )
+        return _with_params(config, params)(jnp.asarray(ids), places, mask[:, :, None])[:, 0]
+
+
+def embed_packed(
+    config: DualEncoderConfig,
+    params: Params,
+    ids: Int[Array, "B L"],
+    segments: Int[Array, "B L"],
+    texts: int,
+    *,
+    dropout_seeds: UInt32[Array, "B S"] | None = None,
+) -> Float[Array, "B S D"]:
+    """Embeddings of texts that share rows, equal to those that `embed` gives each.
+
+    Args:
+        config: the model's shape.
+        params: its parameters.
+        ids: texts that follow one another, then padding.
+        segments: number of the token's text in its row, from 1; 0: padding.
+        texts: S, the most texts that a row holds.
+        dropout_seeds: one a text; None: no dropout.
+    """
+    places = several_texts_a_row(segments, dropout_seeds)
+    members = segments[:, :, None] == jnp.arange(1, texts + 1)[None, None, :]
+    with _precision(config):
+        return _with_params(config, params)(ids, places, members)
 
 
 def hidden_states(
@@ -130,7 +169,9 @@ def hidden_states(
     Raises:
         UserError: the texts are longer than the model's position table.
     """
+    _check_length(config, ids)
+    places = one_text_a_row(config.encoder, jnp.asarray(mask, bool), None)
     with _precision(config):
         encoder = _with_params(config, params).encoder
-        states = encoder(jnp.asarray(ids), jnp.asarray(mask, bool), all_states=True)
+        states = encoder(jnp.asarray(ids), places, all_states=True)
     return states.astype(jnp.float32)

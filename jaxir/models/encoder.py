@@ -1,7 +1,7 @@
 """One transformer encoder for XLM-R, XLM-R XL and BERT/LaBSE.
 
-Dimension key: B batch, L length in tokens, D hidden size, H heads, K width of a head, N layers,
-V rows of an embedding table.
+Dimension key: B rows, L tokens of a row, S texts of a row, D hidden size, H heads, K width of a
+head, N layers, V rows of an embedding table.
 
 XLM-R is arXiv 1911.02116, XLM-R XL arXiv 2105.00572, BERT arXiv 1810.04805, LaBSE arXiv 2007.01852.
 What tells them apart: XLM-R counts positions from `pad_id + 1` and skips padding; XL normalises
@@ -9,17 +9,17 @@ before each block and once at the end, but not its embeddings; BERT counts posit
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxir.config import EncoderConfig
-from jaxir.errors import UserError
-from jaxir.models.dropout import Seeds, dropout, fold_each
+from jaxir.models.dropout import Seeds, attention_dropout, dropout, fold, fold_each
 
 _INIT = nnx.initializers.normal(0.02)
 # what each layer keeps for the backward pass besides its input; the rest is computed again
@@ -61,6 +61,53 @@ def _sharding_with_width(ids: Array) -> NamedSharding | None:
     return NamedSharding(sharding.mesh, P(*sharding.spec, None))
 
 
+class Places(NamedTuple):
+    """What a row's tokens belong to."""
+
+    mask: Bool[Array, "B L"]  # False: padding
+    attended: Bool[Array, "B #L L"]  # the tokens that each token attends to
+    positions: Int[Array, "#B L"]  # in its text, from 0; of no meaning where there is padding
+    seeds: Seeds | None  # None: no dropout
+
+
+def one_text_a_row(
+    config: EncoderConfig, mask: Bool[Array, "B L"], seeds: UInt32[Array, "B"] | None
+) -> Places:
+    """Places of rows that hold a text each, with padding around it.
+
+    Args:
+        config: BERT counts positions from the start of the row, the others from that of the text.
+        mask: where the text is.
+        seeds: of the texts' dropout; None: none.
+    """
+    places = jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :]
+    counted = places
+    if config.architecture != "bert":
+        counted = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
+    return Places(
+        mask, mask[:, None, :], counted, None if seeds is None else fold(seeds[:, None], places)
+    )
+
+
+def several_texts_a_row(segments: Int[Array, "B L"], seeds: UInt32[Array, "B S"] | None) -> Places:
+    """Places of rows in which texts follow one another: none sees another, each counts from 0.
+
+    Args:
+        segments: number of the text in its row, from 1; 0: padding.
+        seeds: of the texts' dropout; None: none.
+    """
+    places = jnp.arange(segments.shape[1], dtype=jnp.int32)[None, :]
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
+    positions = places - jax.lax.cummax(jnp.where(segments != before, places, 0), axis=1)
+    if seeds is not None:
+        # that of padding is drawn from the first text, and nothing is made of it
+        own = jnp.take_along_axis(seeds, jnp.maximum(segments - 1, 0), axis=1)
+        seeds = fold(own, positions)
+    mask = segments > 0
+    same = (segments[:, :, None] == segments[:, None, :]) & mask[:, None, :]
+    return Places(mask, same, positions, seeds)
+
+
 def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     """Rows of the table; an id beyond it gives NaN, so that the loss shows it."""
     return table.at[ids].get(
@@ -72,17 +119,16 @@ def attention(
     query: Float[Array, "B L H K"],
     key: Float[Array, "B L H K"],
     value: Float[Array, "B L H K"],
-    mask: Bool[Array, "B L"],
+    places: Places,
     rate: float = 0.0,
-    dropout_seeds: Seeds | None = None,
 ) -> Float[Array, "B L H K"]:
-    """Scaled dot-product attention to the tokens of the mask, with dropout on the probabilities.
+    """Scaled dot-product attention within each text, with dropout on the probabilities.
 
-    The softmax is in float32. A row without any token attends evenly to its padding: no NaN.
+    The softmax is in float32. A token that has none to attend to attends evenly to all: no NaN.
     Source: arXiv 1706.03762, section 3.2.1.
     """
-    mask = mask[:, None, None, :]
-    if dropout_seeds is None or rate == 0:
+    mask = places.attended[:, None]
+    if places.seeds is None or rate == 0:
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
 
     # L x L numbers a head are not kept for the backward pass: computing them again is cheaper
@@ -91,8 +137,9 @@ def attention(
     def attend(query, key, value):
         scores = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
         scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-        probabilities = dropout(jax.nn.softmax(scores), rate, dropout_seeds).astype(value.dtype)
-        return jnp.einsum("bhlm,bmhk->blhk", probabilities, value)
+        probabilities = jax.nn.softmax(scores)
+        kept = attention_dropout(probabilities, rate, places.seeds, places.positions)
+        return jnp.einsum("bhlm,bmhk->blhk", kept.astype(value.dtype), value)
 
     return attend(query, key, value)
 
@@ -130,31 +177,26 @@ class Layer(nnx.Module):
         self.output = linear(inner, width)
         self.feed_forward_norm = Norm(config, rngs=rngs)
 
-    def attend(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], seeds: Seeds | None
-    ) -> Float[Array, "B L D"]:
+    def attend(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
         """Multi-head self-attention."""
         heads = (*x.shape[:2], self.config.heads, -1)
         query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
         rate = self.config.attention_dropout
-        return self.attention_output(
-            attention(query, key, value, mask, rate, seeds).reshape(x.shape)
-        )
+        return self.attention_output(attention(query, key, value, places, rate).reshape(x.shape))
 
     def feed_forward(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Two dense layers with the exact GELU between them."""
         return self.output(jax.nn.gelu(self.intermediate(x), approximate=False))
 
-    def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], seeds: Seeds | None
-    ) -> Float[Array, "B L D"]:
-        """Pre-LayerNorm in XL, post-LayerNorm otherwise; no seeds, no dropout."""
-        first, second, third = (fold_each(seeds, number) for number in range(3))
+    def __call__(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
+        """Pre-LayerNorm in XL, post-LayerNorm otherwise."""
+        first, second, third = (fold_each(places.seeds, number) for number in range(3))
+        attend = partial(self.attend, places=places._replace(seeds=first))
         drop = partial(dropout, rate=self.config.dropout)
         if self.config.architecture == "xlm-roberta-xl":
-            x = x + drop(self.attend(self.attention_norm(x), mask, first), seeds=second)
+            x = x + drop(attend(self.attention_norm(x)), seeds=second)
             return x + drop(self.feed_forward(self.feed_forward_norm(x)), seeds=third)
-        x = self.attention_norm(x + drop(self.attend(x, mask, first), seeds=second))
+        x = self.attention_norm(x + drop(attend(x), seeds=second))
         return self.feed_forward_norm(x + drop(self.feed_forward(x), seeds=third))
 
 
@@ -176,41 +218,25 @@ class Encoder(nnx.Module):
         else:
             self.embedding_norm = Norm(config, rngs=rngs)
 
-    def embed(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], seeds: Seeds | None
-    ) -> Float[Array, "B L D"]:
+    def embed(self, ids: Int[Array, "B L"], places: Places) -> Float[Array, "B L D"]:
         """Sum of token, position and token type 0, normalised but in XL."""
-        length, positions = ids.shape[1], self.position_embedding.embedding[...]
+        at = places.positions
+        if self.config.architecture != "bert":
+            at = jnp.where(places.mask, at + 1, 0) + self.config.pad_id
         x = lookup(self.token_embedding.embedding[...], ids)
-        if self.config.architecture == "bert":
-            x = x + positions[None, :length]
-        else:
-            counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32) * mask
-            x = x + lookup(positions, counts + self.config.pad_id)
+        x = x + lookup(self.position_embedding.embedding[...], at)
         x = x + self.token_type_embedding.embedding[...][None, :1]
         if self.config.architecture != "xlm-roberta-xl":
             x = self.embedding_norm(x)
-        return dropout(x, self.config.dropout, seeds).astype(self.dtype)
+        return dropout(x, self.config.dropout, places.seeds).astype(self.dtype)
 
     def __call__(
-        self,
-        ids: Int[Array, "B L"],
-        mask: Bool[Array, "B L"],
-        dropout_seeds: Seeds | None = None,
-        all_states: bool = False,
+        self, ids: Int[Array, "B L"], places: Places, all_states: bool = False
     ) -> Float[Array, "B L D"] | Float[Array, "states B L D"]:
-        """Last hidden states, or those of the embeddings and of every layer; no seeds, no dropout.
+        """Last hidden states, or those of the embeddings and of every layer.
 
         As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
-
-        Raises:
-            UserError: the texts are longer than the position table.
         """
-        if ids.shape[1] > self.config.max_tokens:
-            raise UserError(
-                f"texts of {ids.shape[1]} tokens: the model has positions for "
-                f"{self.config.max_tokens}; cut them or raise model.encoder.positions"
-            )
         graph, layers = nnx.split(self.layers)
         one_layer = nnx.eval_shape(lambda: Layer(self.config, self.dtype, nnx.Rngs(0)))
         shapes = nnx.state(one_layer)
@@ -218,13 +244,15 @@ class Encoder(nnx.Module):
         def step(x, layer_and_number):
             layer, number = layer_and_number
             layer = gathered(layer, shapes)
-            x = nnx.merge(graph, layer)(x, mask, fold_each(dropout_seeds, number))
+            seeds = fold_each(places.seeds, number)
+            x = nnx.merge(graph, layer)(x, places._replace(seeds=seeds))
             return x, x if all_states else None
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=_KEPT[self.remat], prevent_cse=False)
         numbers = jnp.arange(self.config.layers)
-        embedded = self.embed(ids, mask, fold_each(dropout_seeds, self.config.layers))
+        first = places._replace(seeds=fold_each(places.seeds, self.config.layers))
+        embedded = self.embed(ids, first)
         last, states = jax.lax.scan(step, embedded, (layers, numbers))
         if self.config.architecture == "xlm-roberta-xl":
             last = self.final_norm(last)

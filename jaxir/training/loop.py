@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Array
 
 from jaxir.config import Config, Shares
+from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, batches
 from jaxir.data.tokens import Tokens
@@ -48,14 +49,16 @@ class Programs:
     config: Config
     loss: Any  # jitted (params, batch) -> loss without dropout
     embed: Embed
-    steps: dict[tuple[int, int], jax.stages.Compiled] = dataclasses.field(default_factory=dict)
+    steps: dict[tuple[tuple[int, ...], ...], jax.stages.Compiled] = dataclasses.field(
+        default_factory=dict
+    )
 
-    def prepare(self, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
-        """The step for the batch's bucket of lengths, compiled if this is the first of it."""
-        bucket = (batch["query_ids"].shape[1], batch["passage_ids"].shape[1])
-        if bucket not in self.steps:
-            self.steps[bucket] = _compile(self.config, state, batch)
-        return self.steps[bucket]
+    def prepare(self, state: State, batch: dict[str, Any]) -> jax.stages.Compiled:
+        """The step for a batch of such shapes, compiled if this is the first of them."""
+        shapes = _token_shapes(batch)
+        if shapes not in self.steps:
+            self.steps[shapes] = _compile(self.config, state, batch)
+        return self.steps[shapes]
 
 
 def train(
@@ -80,7 +83,7 @@ def train(
     mesh = make_mesh(config)
     claim(workdir, config)
     hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
-    loader = _loader(inputs, config, inputs.training, hybrid)
+    loader = _loader(inputs, config, inputs.training, hybrid, inputs.model.row_tokens)
     rows = process_rows(mesh, config.batch_size)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     config = dataclasses.replace(config, model=inputs.model)
@@ -89,7 +92,8 @@ def train(
         restored = checkpoints.restore_latest(abstract)
         start, state = restored or (0, make_state(config, inputs.params, mesh))
         programs = programs or _programs(config)
-        programs.prepare(state, to_devices(loader.batch(start, rows), mesh))
+        for shapes in _shapes(loader, to_devices(loader.batch(start, rows), mesh)):
+            programs.prepare(state, shapes)
         if start < config.steps:
             report = Report(workdir, config.watch, dataclasses.asdict(config), start)
             validation = _validation_batches(inputs, config, rows, mesh)
@@ -153,7 +157,9 @@ def evaluate_task(
     return evaluate_settings(passages_above(queries, passages, retrieval_set), retrieval_set)
 
 
-def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> Loader:
+def _loader(
+    inputs: Inputs, config: Config, collection: Collection, hybrid: Hybrid, row_tokens: int
+) -> Loader:
     return Loader(
         collection,
         hybrid,
@@ -163,7 +169,29 @@ def _loader(inputs: Inputs, config: Config, collection: Any, hybrid: Hybrid) -> 
         inputs.model.max_passage_tokens,
         inputs.model.length_buckets,
         config.data.hard_negatives,
+        row_tokens,
+        jax.device_count(),
+        config.scale.texts_at_once or 1,
     )
+
+
+def _shapes(loader: Loader, batch: dict[str, Array]) -> Iterator[dict[str, Any]]:
+    """The batch, or with packing its shapes with each number of rows that was met in the sample.
+
+    The last number, which fits any batch, is compiled if one ever needs it.
+    """
+    if not loader.row_tokens:
+        yield batch
+        return
+    for count in loader.row_counts[:-1] or loader.row_counts:
+        yield {
+            name: jax.ShapeDtypeStruct(
+                (count * loader.devices, *x.shape[1:]) if name.startswith("row_") else x.shape,
+                x.dtype,
+                sharding=x.sharding,
+            )
+            for name, x in batch.items()
+        }
 
 
 def _validation_batches(
@@ -176,7 +204,7 @@ def _validation_batches(
         config.hybrid, shares=Shares(0, 0, 0, multilingual=1), one_source_batches=False
     )
     hybrid = Hybrid(inputs.held_out, everything, config.batch_size, seed=0)
-    loader = _loader(inputs, config, inputs.held_out, hybrid)
+    loader = _loader(inputs, config, inputs.held_out, hybrid, 0)
     stored = sum(streams.rows for streams in hybrid.streams.values())
     count = min(VALIDATION_BATCHES, -(-stored // config.batch_size))
     return [to_devices(loader.batch(step, rows), mesh) for step in range(count)]
@@ -208,13 +236,16 @@ def _programs(config: Config) -> Programs:
     return Programs(config, loss, make_embed(config.model))
 
 
-def _compile(config: Config, state: State, batch: dict[str, Array]) -> jax.stages.Compiled:
+def _token_shapes(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(batch[name].shape for name in sorted(batch, reverse=True) if name.endswith("_ids"))
+
+
+def _compile(config: Config, state: State, batch: dict[str, Any]) -> jax.stages.Compiled:
     began = time.perf_counter()
     step, cost = compile_step(config, state, batch)
     logger.info(
-        "compiled the step for %d + %d tokens in %.1f s: %.2f GiB and %.3g FLOPs a device",
-        batch["query_ids"].shape[1],
-        batch["passage_ids"].shape[1],
+        "compiled the step for %s tokens in %.1f s: %.2f GiB and %.3g FLOPs a device",
+        " + ".join(f"{rows:,} x {width}" for rows, width in _token_shapes(batch)),
         time.perf_counter() - began,
         cost["peak_bytes"] / 2**30,
         cost["flops"] / jax.device_count(),

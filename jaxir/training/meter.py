@@ -31,9 +31,8 @@ class Meter:
         """
         self.kinds[self.hybrid.kind(step)] += 1
         self.pairs += self.hybrid.batch_size
-        for side in ("query", "passage"):
-            self.tokens += int(batch[f"{side}_lengths"].sum())
-            self.places += batch[f"{side}_ids"].size
+        self.tokens += sum(int(batch[f"{side}_lengths"].sum()) for side in ("query", "passage"))
+        self.places += sum(array.size for name, array in batch.items() if name.endswith("_ids"))
         self._flying.append((step, metrics))
         if len(self._flying) > 1:
             self._land()

@@ -1,6 +1,6 @@
 """The training step: a pure function of the state and a batch, compiled ahead.
 
-Dimension key: B pairs, P passages, L tokens, D embedding width.
+Dimension key: B pairs, P passages, L tokens of a row, R rows, S texts of a row, D embedding width.
 
 The state is a nested dict: `params` (`model`, and `log_temperature` where it is learned),
 `optimizer`, `step` and `seed`. Dropout is hashed from the last two, so nothing else needs
@@ -8,6 +8,7 @@ saving, and runs that differ in seed and data alone share one compiled step.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,15 +75,12 @@ def batch_loss(
     A text's dropout depends on its place in the batch alone, so both passes draw the same.
     """
 
-    def embed(side: str, number: int) -> Array:
-        ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
-        places = split(jnp.arange(len(ids), dtype=jnp.uint32))
-        return _embed_rows(config, params["model"], (ids, lengths, places), dropout_seed, number)
-
+    embed = _embed_shared_rows if "row_ids" in batch else _embed_rows
+    queries, passages = embed(config, params["model"], batch, dropout_seed)
     temperature = clamped_temperature(params.get("log_temperature"), config.loss)
     loss, accuracy = contrastive_loss(
-        embed("query", 0),
-        embed("passage", 1),
+        queries,
+        passages,
         batch["query_cluster"],
         batch["passage_cluster"],
         batch["passage_lengths"] > 0,
@@ -93,28 +91,68 @@ def batch_loss(
 
 
 def _embed_rows(
-    config: Config,
-    params: Any,
-    rows: tuple[Array, Array, Array],
-    dropout_seed: Array | None,
-    side: int,
-) -> Array:
-    """Embeddings of texts, given as ids, lengths and places in the batch.
+    config: Config, params: Any, batch: dict[str, Array], dropout_seed: Array | None
+) -> tuple[Array, Array]:
+    """Embeddings of queries and of passages, each of which has a row of its own."""
 
-    Every device embeds its own rows by itself, so that gradients of replicated parameters are
-    summed over the devices once, after all layers and chunks, instead of in each of them.
+    def embed(side: str, number: int) -> Array:
+        def local(params: Any, rows: tuple[Array, ...], seed: Array | None) -> Array:
+            def some(chunk: tuple[Array, ...]) -> Array:
+                ids, lengths, places = chunk
+                mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
+                seeds = None if seed is None else fold(fold(seed, number), places)
+                return dual_encoder.embed(config.model, params, ids, mask, dropout_seeds=seeds)
+
+            return in_chunks(some, rows, _chunks(config, rows))
+
+        ids, lengths = batch[f"{side}_ids"], batch[f"{side}_lengths"]
+        places = split(jnp.arange(len(ids), dtype=jnp.uint32))
+        return _on_each_device(local, params, (ids, lengths, places), dropout_seed)
+
+    return embed("query", 0), embed("passage", 1)
+
+
+def _embed_shared_rows(
+    config: Config, params: Any, batch: dict[str, Array], dropout_seed: Array | None
+) -> tuple[Array, Array]:
+    """The same of texts that share rows."""
+    pairs = len(batch["query_slots"])
+
+    def local(params: Any, arrays: tuple[Array, ...], seed: Array | None) -> tuple[Array, Array]:
+        *rows, query_slots, passage_slots = arrays
+        most = rows[2].shape[1]
+
+        def some(chunk: tuple[Array, ...]) -> Array:
+            ids, segments, texts = chunk
+            seeds = None
+            if seed is not None:
+                side = (texts >= pairs).astype(jnp.uint32)
+                seeds = fold(fold(seed, side), jnp.where(texts < pairs, texts, texts - pairs))
+            return dual_encoder.embed_packed(
+                config.model, params, ids, segments, most, dropout_seeds=seeds
+            )
+
+        found = in_chunks(some, tuple(rows), _chunks(config, rows))
+        embeddings = found.reshape(-1, found.shape[-1])
+        return embeddings[query_slots], embeddings[passage_slots]
+
+    names = ("row_ids", "row_segments", "row_texts", "query_slots", "passage_slots")
+    return _on_each_device(local, params, tuple(batch[name] for name in names), dropout_seed)
+
+
+def _chunks(config: Config, rows: Sequence[Array]) -> int:
+    at_once = config.scale.texts_at_once
+    return len(rows[0]) // at_once if at_once else 1
+
+
+def _on_each_device(
+    local: Callable[[Any, Any, Any], Any], params: Any, rows: Any, dropout_seed: Array | None
+) -> Any:
+    """Have every device embed its own rows by itself.
+
+    So gradients of replicated parameters are summed over the devices once, after all layers and
+    chunks, instead of in each of them.
     """
-
-    def local(params: Any, rows: tuple[Array, Array, Array], seed: Array | None) -> Array:
-        def some(chunk: tuple[Array, Array, Array]) -> Array:
-            ids, lengths, places = chunk
-            mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-            seeds = None if seed is None else fold(fold(seed, side), places)
-            return dual_encoder.embed(config.model, params, ids, mask, dropout_seeds=seeds)
-
-        at_once = config.scale.texts_at_once
-        return in_chunks(some, rows, len(rows[0]) // at_once if at_once else 1)
-
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return local(params, rows, dropout_seed)
