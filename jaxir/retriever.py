@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens
@@ -28,7 +27,7 @@ from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.index import Index, make_shard
-from jaxir.retrieval.text_encoder import TextEncoder
+from jaxir.retrieval.text_encoder import Embeddings, TextEncoder
 
 
 class Retriever(TextEncoder):
@@ -129,8 +128,8 @@ class Retriever(TextEncoder):
         return super()._tokens(prefix, texts, cache)
 
     def encode_tokens(
-        self, tokens: Tokens, limit: int, progress: str | None = None
-    ) -> Float[np.ndarray, "T D"]:
+        self, tokens: Tokens, limit: int, on_devices: bool = False, progress: str | None = None
+    ) -> Embeddings:
         """As a `TextEncoder` does; warns the first time that a text is cut."""
         cut = int((tokens.lengths_with_frame(np.arange(len(tokens.length))) > limit).sum())
         if cut and not self._warned:
@@ -140,7 +139,7 @@ class Retriever(TextEncoder):
                 "there (said once)",
                 stacklevel=4,
             )
-        return super().encode_tokens(tokens, limit, progress)
+        return super().encode_tokens(tokens, limit, on_devices, progress)
 
 
 def _check_texts(texts: Sequence[Any]) -> None:

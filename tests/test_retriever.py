@@ -66,6 +66,21 @@ def test_embeddings_are_those_of_each_text_alone(passages, batch_tokens):
     assert retriever.encode_queries([]).shape == (0, retriever.width)
 
 
+def test_embeddings_that_stay_on_the_devices_are_the_same(retriever, passages):
+    for encode in (retriever.encode_queries, retriever.encode_passages):
+        ours = encode(passages, on_devices=True)
+        assert isinstance(ours, jax.Array)
+        assert ours.devices() == set(retriever.mesh.devices.flat)
+        assert ours.is_fully_replicated
+        np.testing.assert_array_equal(ours, encode(passages))
+        nothing = encode([], on_devices=True)
+        assert isinstance(nothing, jax.Array)
+        assert nothing.shape == (0, retriever.width)
+    index, queries = retriever.index(passages), texts_of(3, seed=3)
+    embeddings = retriever.encode_queries(queries, on_devices=True)
+    assert index.search_embeddings(embeddings) == index.search(queries)
+
+
 def test_one_device_and_eight_agree(retriever, passages):
     with jax.set_mesh(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])):
         alone = Retriever.load(MODEL)

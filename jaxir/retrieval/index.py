@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxir.errors import UserError
 from jaxir.retrieval.topk import (
@@ -115,7 +115,11 @@ class Index:
         return self.search_embeddings(self._encoder.encode_queries(queries), k, language=language)
 
     def search_embeddings(
-        self, queries: Float[np.ndarray, "Q D"], k: int = 10, *, language: str | None = None
+        self,
+        queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+        k: int = 10,
+        *,
+        language: str | None = None,
     ) -> list[list[Result]]:
         """As `search`, of queries that are embedded already."""
         if language is not None and language not in self._languages:
@@ -124,7 +128,7 @@ class Index:
         vectors, rows = self._searched(language)
         if not len(queries):
             return []
-        found = search(queries, vectors, k)
+        found = search(np.asarray(queries), vectors, k)
         places = found.places if rows is None else rows[found.places]
         return [
             [Result(**passage, score=score) for passage, score in zip(passages, scores.tolist())]
