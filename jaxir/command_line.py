@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Call `main` with the arguments and exit: 0, or what an error of ours says, in one line."""
+    warnings.formatwarning = _one_line
     try:
         status = main(sys.argv)
         sys.stdout.flush()
@@ -47,6 +49,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         where = error.filename or "a file"
         _exit(f"{where}: {error.strerror}; free some space, then start it again", 2)
     sys.exit(status or 0)
+
+
+def _one_line(message: Warning | str, *_: object) -> str:
+    return f"warning: {message}\n"
 
 
 def _exit(message: str, status: int) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -124,6 +125,65 @@ def test_a_build_that_broke_off_goes_on(tmp_path, encoded):
     assert contents(tmp_path / "index") == contents(folder)
     with pytest.raises(UserError, match="holds a finished index"):
         run_encode(*arguments)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that gives a disk of its own so many KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting a small disk needs root")
+
+    def resize(kib):
+        subprocess.run(["mount", "-o", f"remount,size={kib}k", str(disk)], check=True)
+        return disk
+
+    yield resize
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+# every file takes 4 KiB there
+@pytest.mark.parametrize(
+    ("kib", "missing"),
+    [
+        (4, "shard-00000.arrow"),
+        (8, "shard-00000.safetensors"),
+        (12, "shard-00001.arrow"),
+        (28, "index.json"),
+    ],
+)
+def test_a_build_goes_on_when_a_full_disk_has_room_again(
+    tmp_path, encoded, small_disk, kib, missing, capsys, monkeypatch
+):
+    folder, source = encoded
+    disk = small_disk(kib)
+    arguments = ["--model", MODEL, "--input", source, "--output", disk / "index"]
+    monkeypatch.setattr(sys, "argv", ["encode", *map(str, arguments), "--shard_rows", "20"])
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        encode.command()
+    assert ended.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert missing in said
+    assert "No space left" in said
+    small_disk(1_024)
+    with pytest.raises(SystemExit) as ended:
+        encode.command()
+    assert not ended.value.code
+    assert contents(disk / "index") == contents(folder)
+
+
+def test_an_index_that_does_not_fit_is_not_saved_and_the_earlier_one_stays(small_disk):
+    retriever, folder = Retriever.load(MODEL), small_disk(64) / "index"
+    small = retriever.index(["a", "b"])
+    small.save(folder)
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"index: cannot be written \(No space left"):
+        retriever.index([f"a {n}" for n in range(2_000)]).save(folder)
+    assert contents(folder) == before
+    assert os.listdir(folder.parent) == ["index"]
 
 
 @pytest.mark.parametrize(

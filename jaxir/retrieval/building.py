@@ -49,7 +49,8 @@ def build_index(
     Raises:
         UserError: the folder holds something else or the beginning of another index, an id comes
             twice, or the input has a mistake.
-        OSError: a shard cannot be written; those before are kept.
+        OSError: a shard cannot be written, as on a full disk; those before are kept, and the next
+            call goes on.
     """
     _claim(folder, {"fingerprint": encoder.fingerprint, "dtype": dtype, "shard_rows": shard_rows})
     remaining = iter(texts)
@@ -103,7 +104,10 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "mend that, or name another folder"
+        ) from None
 
 
 def _is_litter(file: Path) -> bool:
