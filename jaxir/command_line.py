@@ -31,7 +31,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Call `main` with the arguments and exit: 0, or what an error of ours says, in one line."""
-    warnings.formatwarning = _one_line
+    warnings.showwarning = _show_warning
     try:
         status = main(sys.argv)
         sys.stdout.flush()
@@ -51,8 +51,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(status or 0)
 
 
-def _one_line(message: Warning | str, *_: object) -> str:
-    return f"warning: {message}\n"
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _exit(message: str, status: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import jaxir
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
+from jaxir.hub import fetch
 from jaxir.models.dual_encoder import Params
 from jaxir.models.sentence_transformers import (
     modules_of,
@@ -60,16 +61,7 @@ def local_folder(name: str | os.PathLike) -> Path:
         return path
     if path.exists() or path.is_absolute() or str(name).count("/") > 1 or str(name)[:1] in ".~":
         raise UserError(f"{name}: not a folder; give a folder or the name of a model on the hub")
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = list(_DOWNLOAD)
-        return Path(snapshot_download(str(name), allow_patterns=patterns, ignore_patterns="*/*/*"))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a model that the hub gives out ({reason})"
-        ) from error
+    return fetch(str(name), "model", _DOWNLOAD, ignored=("*/*/*",))
 
 
 def read_model(name: str | os.PathLike) -> HuggingFaceModel:
