@@ -304,3 +304,33 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert not (folder / "index.json").exists()
     assert start(folder).wait(300) == 0, (tmp_path / "log").read_text()
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def most_anonymous_memory(process):
+    """Bytes, while it lasts, that are in memory and in no file."""
+    most = 0
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                most = max(most, int(line.split()[1]) * 1024)
+        time.sleep(0.01)
+    return most
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    most = {}
+    for name, count in (("small", 2_000), ("large", 16_000)):
+        source = tmp_path / f"{name}.jsonl"
+        write(source, ({"_id": f"p{n}", "text": f"{n} " * 400} for n in range(count)))
+        command = [sys.executable, "-m", "jaxir.encode", "--model", str(MODEL)]
+        arguments = ["--input", str(source), "--output", str(tmp_path / name)]
+        process = subprocess.Popen([*command, *arguments, "--shard_rows", "500"])
+        most[source.stat().st_size] = most_anonymous_memory(process)
+        assert process.returncode == 0
+    for size, memory in most.items():
+        print(f"{size / 1e6:.0f} MB of input: {memory / 1e6:.0f} MB of anonymous memory")
+    (small, less), (large, more) = most.items()
+    assert large - small > 30e6
+    assert more - less < 10e6
