@@ -24,6 +24,7 @@ import numpy as np
 from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens
 from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
+from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.index import Index, make_shard
@@ -150,7 +151,4 @@ def _check_texts(texts: Sequence[Any]) -> None:
             raise UserError(f"text {number} is a {type(text).__name__}; it must be a str")
         if not text.strip():
             raise UserError(f"text {number} is empty")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"text {number} holds half a surrogate pair; mend it") from None
+        check_unicode(text, f"text {number}")

@@ -62,7 +62,7 @@ def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
     """A file that takes its name when all is written, or vanishes.
 
     Raises:
-        OSError: it cannot be written; a full disk does not say where, this error does.
+        OSError: it cannot be written; the error names the file, which that of a full disk does not.
     """
     encoding = None if "b" in mode else "utf-8"
     if is_remote(path):
@@ -81,7 +81,8 @@ def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.fsync(file.fileno())
         unfinished.replace(whole)
     except OSError as error:
-        error.filename = error.filename or os.fspath(whole)
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(whole)
         raise
     finally:
         unfinished.unlink(missing_ok=True)

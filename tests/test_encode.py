@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_a_build_that_broke_off_goes_on(tmp_path, encoded):
 
 
 @pytest.fixture
+def run_as_command(monkeypatch, capsys):
+    """A function that runs a console script; returns its status and the lines of its errors."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which commands change
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            module.command()
+        return ended.value.code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """A function that gives a disk of its own so many KiB."""
     disk = tmp_path / "disk"
@@ -155,23 +171,19 @@ def small_disk(tmp_path):
     ],
 )
 def test_a_build_goes_on_when_a_full_disk_has_room_again(
-    tmp_path, encoded, small_disk, kib, missing, capsys, monkeypatch
+    encoded, small_disk, kib, missing, run_as_command
 ):
     folder, source = encoded
     disk = small_disk(kib)
     arguments = ["--model", MODEL, "--input", source, "--output", disk / "index"]
-    monkeypatch.setattr(sys, "argv", ["encode", *map(str, arguments), "--shard_rows", "20"])
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    with pytest.raises(SystemExit) as ended:
-        encode.command()
-    assert ended.value.code == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert missing in said
-    assert "No space left" in said
+    status, said = run_as_command(encode, *arguments, "--shard_rows", 20)
+    assert status == 2
+    assert said == [
+        f"error: {disk / 'index' / missing}: No space left on device; "
+        "free some space, then start it again"
+    ]
     small_disk(1_024)
-    with pytest.raises(SystemExit) as ended:
-        encode.command()
-    assert not ended.value.code
+    assert run_as_command(encode, *arguments, "--shard_rows", 20) == (0, [])
     assert contents(disk / "index") == contents(folder)
 
 
@@ -192,6 +204,8 @@ def test_an_index_that_does_not_fit_is_not_saved_and_the_earlier_one_stays(small
         ('{"_id": "x", "text": " "}', ":3: empty text; remove it, or --drop_empty"),
         ('{"_id": "x"}', ":3: field 'text' is missing or not a text"),
         ('{"_id": "", "text": "a"}', ":3: the id '' is neither"),
+        ('{"_id": "\\ud83d", "text": "a"}', ":3: the id holds half a surrogate pair"),
+        ('{"_id": "x", "text": "\\ud83d"}', ":3: field 'text' holds half a surrogate pair"),
         ('{"_id": "p0", "text": "a"}', "^id 'p0': two passages have it"),
         ('{"_id": "x", "text": "a", "language": "de/AT"}', ":3: language 'de/AT': must be a code"),
         ('{"_id": "x", "text"', ":3: invalid JSON"),
@@ -216,6 +230,7 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
         (("--input", source), "--output is missing"),
         (("--input", "none.txt", "--output", tmp_path / "x"), "--input none.txt: no such file"),
         (("--input", source, "--output", tmp_path / "full"), "exists and is no index"),
+        (("--input", source, "--output", source), "exists and is no index"),
         (("--input", tmp_path / "empty.txt", "--output", tmp_path / "e"), "holds no passage"),
         (("--input", source, "--output", tmp_path / "y", "--dtype", "half"), "dtype 'half'"),
     ):
@@ -224,6 +239,8 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
     for arguments, message in (
         ((), "--index is missing"),
         (("--index", tmp_path / "full"), "no index, or not finished"),
+        (("--index", source), "no index, or not finished"),
+        (("--index", index, "--query", " "), "--query is empty"),
         (("--index", index, "--queries", "x"), "go together"),
         (("--index", index, "--query", "a", "--queries", "x", "--run", "y"), "not both"),
         (("--index", index, "--query", "a", "--language", "fr"), "known are: de, en"),
@@ -232,6 +249,24 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
         with pytest.raises(UserError, match=message):
             run_search(*arguments)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_path_that_is_wrong_is_one_line(tmp_path, encoded, run_as_command):
+    index, source = encoded
+    run = tmp_path / "none" / "run"
+    given = ("--index", index, "--queries", source, "--run", run)
+    message = "No such file or directory; mend the path, or who may use it"
+    assert run_as_command(search, *given) == (2, [f"error: {run}: {message}"])
+
+
+def test_an_index_whose_model_is_gone_says_so(tmp_path, encoded):
+    index = shutil.copytree(encoded[0], tmp_path / "index")
+    described = json.loads((index / "index.json").read_text())
+    for name in ("./gone", ""):
+        (index / "index.json").write_text(json.dumps(described | {"model": name}))
+        with pytest.raises(UserError, match=f"index: made by the model '{name}', which cannot be"):
+            run_search("--index", index, "--query", "a")
+        run_search("--index", index, "--query", "a", "--model", MODEL)
 
 
 def test_a_query_is_answered_in_a_table(encoded, capsys):

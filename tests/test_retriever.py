@@ -215,6 +215,7 @@ def test_mistakes_are_one_line(retriever, passages, tmp_path):
         (lambda: retriever.index([]), "there are no passages"),
         (lambda: retriever.index(["c"], dtype="float16"), "dtype 'float16': must be one of"),
         (lambda: index.save(tmp_path), "exists and is no index"),
+        (lambda: index.save(tmp_path / "file"), "exists and is no index"),
         (lambda: Index.load(tmp_path, retriever), "no index, or not finished: index.json"),
         (lambda: Retriever.load(tmp_path / "none"), "not a folder; give a folder or the name"),
         (lambda: Retriever.load(tmp_path), "config.json: no such file"),

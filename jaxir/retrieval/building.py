@@ -98,7 +98,7 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
                 "name another folder, or delete it to begin again"
             )
         return
-    if folder.exists() and any(not _is_litter(file) for file in folder.iterdir()):
+    if folder.is_file() or (folder.exists() and not all(map(_is_litter, folder.iterdir()))):
         raise UserError(f"{folder}: exists and is no index; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

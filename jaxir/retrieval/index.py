@@ -178,7 +178,8 @@ class Index:
             UserError: the folder holds something else, or cannot be written.
         """
         folder = Path(folder).absolute()
-        if folder.exists() and not (folder / INDEX_FILE).exists() and any(folder.iterdir()):
+        empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not empty and not (folder / INDEX_FILE).exists():
             raise UserError(f"{folder}: exists and is no index; name another folder")
         with replacing(folder) as new:
             names = [shard_name(number) for number in range(len(self._shards))]
@@ -292,7 +293,7 @@ def read_index_file(folder: Path) -> dict[str, Any]:
         }
         if not (whole and all(Path(name).name == name for name in described["shards"])):
             raise ValueError("fields are missing")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no index, or not finished: {INDEX_FILE} is missing; "
             "python -m jaxir.encode makes one, and the same command goes on with an unfinished one"
