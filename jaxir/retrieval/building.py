@@ -17,15 +17,8 @@ from tqdm import tqdm
 
 from jaxir.data.texts import Text
 from jaxir.errors import UserError
-from jaxir.retrieval.index import (
-    INDEX_FILE,
-    Encoder,
-    make_shard,
-    read_shard,
-    shard_name,
-    write_index_file,
-    write_shard,
-)
+from jaxir.retrieval.index import INDEX_FILE, Encoder, make_shard, write_index_file
+from jaxir.retrieval.shards import read_shard, shard_name, write_shard
 from jaxir.whole_files import write_json
 
 UNFINISHED_FILE = "unfinished.json"
@@ -65,7 +58,7 @@ def build_index(
             else:
                 passages, ids = [text.text for text in some], [text.id for text in some]
                 languages = [text.language for text in some]
-                shard = make_shard(encoder, passages, ids, languages, dtype)
+                shard = make_shard(encoder, passages, ids, languages, dtype, progress=name)
                 write_shard(folder, name, shard)
             names.append(name)
             progress.update(len(some))

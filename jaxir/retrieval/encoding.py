@@ -98,7 +98,9 @@ def _encoded(
             ids, row_lengths = tokens.padded(padded, width)
             yield chosen, embed(params, _to_devices(ids), _to_devices(row_lengths))
 
-    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress or None) as bar:
+    with tqdm(
+        total=len(texts), desc=progress, unit=" texts", disable=not progress or None, leave=None
+    ) as bar:
         for chosen, rows in _one_ahead(batches()):
             yield chosen, rows
             bar.update(len(chosen))
