@@ -249,7 +249,7 @@ def test_nothing_needs_tensorflow_and_importing_not_even_jax():
         "import sys, jaxir; assert 'jax' not in sys.modules; "
         f"r = jaxir.Retriever.load({str(MODEL)!r}); r.index(['a', 'b']).search(['a']); "
         # slow to import, and only for training and figures
-        "assert not {'tensorflow', 'orbax', 'scipy', 'bm25s'} & set(sys.modules)"
+        "assert not {'tensorflow', 'torch', 'orbax', 'scipy', 'bm25s'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
