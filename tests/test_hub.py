@@ -19,7 +19,7 @@ from jaxir import Retriever
 from jaxir.errors import UserError
 for name in sys.argv[1:]:
     try:
-        said = Retriever.load(name).encode_queries(["a b"]).tolist()
+        said = Retriever.load(name).fingerprint
     except UserError as error:
         said = str(error)
     print(json.dumps(said))
