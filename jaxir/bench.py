@@ -1,6 +1,7 @@
 """Measure how fast the parts are.
 
     python -m jaxir.bench NAME [--output FILE.json] [--rounds 5]
+    python -m jaxir.bench load MODEL
 
 `pipeline`: from the token cache on disk to batches in memory, as training has them, on made-up
 texts of 64 + 256 tokens in nine languages: pairs a second, median and range over rounds.
@@ -11,11 +12,16 @@ on the device, in turns with the matrix product alone and, where `faiss-cpu` is 
 
 `search_disk`: the same of 5,000,000 passages in bfloat16 that are streamed from a file made for it
 (3.6 GiB in the folder for temporary files), with the most anonymous memory of the process.
+
+`load`: a new process a round, which loads a model, indexes two passages and asks a question:
+seconds from its first line until `import jaxir` is done, the `Retriever` is usable, and the answer
+is there.
 """
 
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import threading
@@ -188,6 +194,45 @@ def search_disk(rounds: int) -> dict:
     }
 
 
+_LOAD = """
+import json, sys, time
+began, seconds = time.perf_counter(), {}
+def done(what): seconds[what] = time.perf_counter() - began
+import jaxir
+done("import jaxir")
+retriever = jaxir.Retriever.load(sys.argv[1])
+done("Retriever usable")
+index = retriever.index(["Die Donau entspringt im Schwarzwald.", "Paris is in France."])
+index.search(["Where does the Danube rise?"], k=1)
+done("first answer")
+print(json.dumps(seconds))
+"""
+
+
+def load(rounds: int, model: str) -> dict:
+    """Seconds until a model can be used, in processes of their own."""
+    measured = []
+    for _ in range(rounds):
+        process = subprocess.run(
+            [sys.executable, "-c", _LOAD, model], capture_output=True, text=True
+        )
+        if process.returncode:
+            raise UserError(f"{model}: {process.stderr.strip().splitlines()[-1]}")
+        measured.append(json.loads(process.stdout))
+    return {
+        "model": model,
+        "rounds": rounds,
+        "seconds": {
+            what: {
+                "median": float(np.median([one[what] for one in measured])),
+                "lowest": min(one[what] for one in measured),
+                "highest": max(one[what] for one in measured),
+            }
+            for what in measured[0]
+        },
+    }
+
+
 def _unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -224,7 +269,12 @@ def _anonymous_memory() -> Iterator[dict[str, int]]:
         thread.join()
 
 
-BENCHMARKS = {"pipeline": pipeline, "search": search, "search_disk": search_disk}
+BENCHMARKS: dict[str, Callable[..., dict]] = {
+    "pipeline": pipeline,
+    "search": search,
+    "search_disk": search_disk,
+    "load": load,
+}
 
 
 def main(argv: list[str]) -> int | None:
@@ -232,13 +282,15 @@ def main(argv: list[str]) -> int | None:
     values = flags.FlagValues()
     flags.DEFINE_string("output", None, "also write the figures to this file", flag_values=values)
     flags.DEFINE_integer("rounds", 5, "how often it is measured", 1, flag_values=values)
-    words = command_line.parse(argv, values, str(__doc__), words=1)
+    words = command_line.parse(argv, values, str(__doc__), words=2)
     if words is None:
         return 0
     if not words or words[0] not in BENCHMARKS:
         raise UserError(f"name one benchmark of: {', '.join(BENCHMARKS)}")
+    if (words[0] == "load") != (len(words) == 2):
+        raise UserError("load needs the name of a model behind it, and the others nothing")
     figures = {
-        words[0]: BENCHMARKS[words[0]](values.rounds),
+        words[0]: BENCHMARKS[words[0]](values.rounds, *words[1:]),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
     }
     text = json.dumps(figures, indent=1)

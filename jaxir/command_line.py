@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from jaxir.retriever import Retriever
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Call `main` with the arguments and exit: 0, or what an error of ours says, in one line."""
+    warnings.showwarning = _show_warning
     try:
         status = main(sys.argv)
         sys.stdout.flush()
@@ -42,11 +45,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno in NO_SPACE:
+            where, mend = error.filename or "a file", "free some space, then start it again"
+        elif error.errno in NO_PATH and error.filename:
+            where, mend = error.filename, "mend the path, or who may use it"
+        else:
             raise
-        where = error.filename or "a file"
-        _exit(f"{where}: {error.strerror}; free some space, then start it again", 2)
+        _exit(f"{where}: {error.strerror}; {mend}", 2)
     sys.exit(status or 0)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _exit(message: str, status: int) -> None:
@@ -163,9 +173,17 @@ def load_index(values: flags.FlagValues) -> "tuple[Retriever, Index]":
     from jaxir.retrieval.index import Index, read_index_file
 
     described = read_index_file(Path(values.index))
-    if values.model is None:
+    if values.model is not None:
+        retriever = load_retriever(values)
+    else:
         values.model = described["model"]
-    retriever = load_retriever(values)
+        try:
+            retriever = load_retriever(values)
+        except UserError as error:
+            raise UserError(
+                f"{values.index}: made by the model {values.model!r}, which cannot be loaded; "
+                f"--model names where it lies now ({error})"
+            ) from None
     return retriever, Index.load(values.index, retriever)
 
 

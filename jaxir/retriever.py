@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens
 from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
+from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval.index import Index, make_shard
-from jaxir.retrieval.text_encoder import TextEncoder
+from jaxir.retrieval.text_encoder import Embeddings, TextEncoder
 
 
 class Retriever(TextEncoder):
@@ -129,8 +129,8 @@ class Retriever(TextEncoder):
         return super()._tokens(prefix, texts, cache)
 
     def encode_tokens(
-        self, tokens: Tokens, limit: int, progress: str | None = None
-    ) -> Float[np.ndarray, "T D"]:
+        self, tokens: Tokens, limit: int, on_devices: bool = False, progress: str | None = None
+    ) -> Embeddings:
         """As a `TextEncoder` does; warns the first time that a text is cut."""
         cut = int((tokens.lengths_with_frame(np.arange(len(tokens.length))) > limit).sum())
         if cut and not self._warned:
@@ -140,7 +140,7 @@ class Retriever(TextEncoder):
                 "there (said once)",
                 stacklevel=4,
             )
-        return super().encode_tokens(tokens, limit, progress)
+        return super().encode_tokens(tokens, limit, on_devices, progress)
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
@@ -151,7 +151,4 @@ def _check_texts(texts: Sequence[Any]) -> None:
             raise UserError(f"text {number} is a {type(text).__name__}; it must be a str")
         if not text.strip():
             raise UserError(f"text {number} is empty")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"text {number} holds half a surrogate pair; mend it") from None
+        check_unicode(text, f"text {number}")

@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--queries and --run go together: the file to read and the one to write")
     if values.query is not None and values.queries is not None:
         raise UserError("--query or --queries, not both")
+    if values.query is not None and not values.query.strip():
+        raise UserError("--query is empty")
     _, index = command_line.load_index(values)
     if values.queries is not None:
         count = _write_run(index, Path(values.queries), Path(values.run), values.k, values.language)

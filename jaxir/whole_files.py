@@ -59,7 +59,11 @@ def bucket_files(path: os.PathLike) -> Any:
 
 @contextmanager
 def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """A file that takes its name when all is written, or vanishes."""
+    """A file that takes its name when all is written, or vanishes.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, which that of a full disk does not.
+    """
     encoding = None if "b" in mode else "utf-8"
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -76,6 +80,10 @@ def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(whole)
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(whole)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -303,6 +303,7 @@ def test_a_dataset_of_the_hub(tmp_path, monkeypatch, hub):
     message = error(local_dataset, "owner/name", ("qrels/*.tsv",))
     assert message.startswith("owner/name: neither a folder here nor a dataset that the hub gives")
     assert message.endswith("(No route to host)")
-    assert hub == [("owner/name", {"repo_type": "dataset", "allow_patterns": ["qrels/*.tsv"]})]
+    wanted = {"allow_patterns": ["qrels/*.tsv"], "ignore_patterns": []}
+    assert hub == [("owner/name", {"repo_type": "dataset", **wanted})]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     assert local_dataset("owner/name", ("*",)) == tmp_path

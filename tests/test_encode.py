@@ -4,9 +4,11 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +128,84 @@ def test_a_build_that_broke_off_goes_on(tmp_path, encoded):
         run_encode(*arguments)
 
 
+@pytest.fixture
+def run_as_command(monkeypatch, capsys):
+    """A function that runs a console script; returns its status and the lines of its errors."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which commands change
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            module.command()
+        return ended.value.code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that gives a disk of its own so many KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting a small disk needs root")
+
+    def resize(kib):
+        subprocess.run(["mount", "-o", f"remount,size={kib}k", str(disk)], check=True)
+        return disk
+
+    yield resize
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+# every file takes 4 KiB there
+@pytest.mark.parametrize(
+    ("kib", "missing"),
+    [
+        (4, "shard-00000.arrow"),
+        (8, "shard-00000.safetensors"),
+        (12, "shard-00001.arrow"),
+        (28, "index.json"),
+    ],
+)
+def test_a_build_goes_on_when_a_full_disk_has_room_again(
+    encoded, small_disk, kib, missing, run_as_command
+):
+    folder, source = encoded
+    disk = small_disk(kib)
+    arguments = ["--model", MODEL, "--input", source, "--output", disk / "index"]
+    status, said = run_as_command(encode, *arguments, "--shard_rows", 20)
+    assert status == 2
+    assert said == [
+        f"error: {disk / 'index' / missing}: No space left on device; "
+        "free some space, then start it again"
+    ]
+    small_disk(1_024)
+    assert run_as_command(encode, *arguments, "--shard_rows", 20) == (0, [])
+    assert contents(disk / "index") == contents(folder)
+
+
+def test_an_index_that_does_not_fit_is_not_saved_and_the_earlier_one_stays(small_disk):
+    retriever, folder = Retriever.load(MODEL), small_disk(64) / "index"
+    small = retriever.index(["a", "b"])
+    small.save(folder)
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"index: cannot be written \(No space left"):
+        retriever.index([f"a {n}" for n in range(2_000)]).save(folder)
+    assert contents(folder) == before
+    assert os.listdir(folder.parent) == ["index"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"_id": "x", "text": " "}', ":3: empty text; remove it, or --drop_empty"),
         ('{"_id": "x"}', ":3: field 'text' is missing or not a text"),
         ('{"_id": "", "text": "a"}', ":3: the id '' is neither"),
+        ('{"_id": "\\ud83d", "text": "a"}', ":3: the id holds half a surrogate pair"),
+        ('{"_id": "x", "text": "\\ud83d"}', ":3: field 'text' holds half a surrogate pair"),
         ('{"_id": "p0", "text": "a"}', "^id 'p0': two passages have it"),
         ('{"_id": "x", "text": "a", "language": "de/AT"}', ":3: language 'de/AT': must be a code"),
         ('{"_id": "x", "text"', ":3: invalid JSON"),
@@ -156,6 +230,7 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
         (("--input", source), "--output is missing"),
         (("--input", "none.txt", "--output", tmp_path / "x"), "--input none.txt: no such file"),
         (("--input", source, "--output", tmp_path / "full"), "exists and is no index"),
+        (("--input", source, "--output", source), "exists and is no index"),
         (("--input", tmp_path / "empty.txt", "--output", tmp_path / "e"), "holds no passage"),
         (("--input", source, "--output", tmp_path / "y", "--dtype", "half"), "dtype 'half'"),
     ):
@@ -164,6 +239,8 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
     for arguments, message in (
         ((), "--index is missing"),
         (("--index", tmp_path / "full"), "no index, or not finished"),
+        (("--index", source), "no index, or not finished"),
+        (("--index", index, "--query", " "), "--query is empty"),
         (("--index", index, "--queries", "x"), "go together"),
         (("--index", index, "--query", "a", "--queries", "x", "--run", "y"), "not both"),
         (("--index", index, "--query", "a", "--language", "fr"), "known are: de, en"),
@@ -172,6 +249,24 @@ def test_mistakes_on_the_command_line(tmp_path, encoded):
         with pytest.raises(UserError, match=message):
             run_search(*arguments)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_path_that_is_wrong_is_one_line(tmp_path, encoded, run_as_command):
+    index, source = encoded
+    run = tmp_path / "none" / "run"
+    given = ("--index", index, "--queries", source, "--run", run)
+    message = "No such file or directory; mend the path, or who may use it"
+    assert run_as_command(search, *given) == (2, [f"error: {run}: {message}"])
+
+
+def test_an_index_whose_model_is_gone_says_so(tmp_path, encoded):
+    index = shutil.copytree(encoded[0], tmp_path / "index")
+    described = json.loads((index / "index.json").read_text())
+    for name in ("./gone", ""):
+        (index / "index.json").write_text(json.dumps(described | {"model": name}))
+        with pytest.raises(UserError, match=f"index: made by the model '{name}', which cannot be"):
+            run_search("--index", index, "--query", "a")
+        run_search("--index", index, "--query", "a", "--model", MODEL)
 
 
 def test_a_query_is_answered_in_a_table(encoded, capsys):
@@ -244,3 +339,33 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert not (folder / "index.json").exists()
     assert start(folder).wait(300) == 0, (tmp_path / "log").read_text()
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def most_anonymous_memory(process):
+    """Bytes, while it lasts, that are in memory and in no file."""
+    most = 0
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                most = max(most, int(line.split()[1]) * 1024)
+        time.sleep(0.01)
+    return most
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    most = {}
+    for name, count in (("small", 2_000), ("large", 16_000)):
+        source = tmp_path / f"{name}.jsonl"
+        write(source, ({"_id": f"p{n}", "text": f"{n} " * 400} for n in range(count)))
+        command = [sys.executable, "-m", "jaxir.encode", "--model", str(MODEL)]
+        arguments = ["--input", str(source), "--output", str(tmp_path / name)]
+        process = subprocess.Popen([*command, *arguments, "--shard_rows", "500"])
+        most[source.stat().st_size] = most_anonymous_memory(process)
+        assert process.returncode == 0
+    for size, memory in most.items():
+        print(f"{size / 1e6:.0f} MB of input: {memory / 1e6:.0f} MB of anonymous memory")
+    (small, less), (large, more) = most.items()
+    assert large - small > 30e6
+    assert more - less < 10e6

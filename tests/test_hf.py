@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import UserError
@@ -375,3 +376,14 @@ def test_no_tokenizer_is_one_line(file, content, tmp_path):
         read_tokenizer(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_a_tokenizer_is_the_one_that_transformers_takes(name, folder, tmp_path):
+    edit(folder / "tokenizer_config.json", tokenizer_class=name)
+    ours, theirs = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    assert type(ours) is type(theirs)
+    for tokenizer, to in ((ours, "ours"), (theirs, "theirs")):
+        tokenizer.save_pretrained(tmp_path / to)
+    for file in os.listdir(tmp_path / "theirs"):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()

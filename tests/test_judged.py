@@ -202,7 +202,7 @@ ONE = b'{"_id": "p1", "text": "A river."}\n'
         (b'{"_id": "x"}', "field 'text' is missing or not a text"),
         (b'{"_id": "x", "text": ["?"]}', "field 'text' is missing or not a text"),
         (b'{"_id": "x", "text": "\xff"}', "not UTF-8"),
-        (b'{"_id": "x", "text": "\\ud83d"}', "field 'text' is no valid Unicode (surrogates"),
+        (b'{"_id": "x", "text": "\\ud83d"}', "field 'text' holds half a surrogate pair"),
         (b'{"_id": "x", "text": "?", "language": "de/AT"}', "language 'de/AT': must be a code"),
     ],
 )

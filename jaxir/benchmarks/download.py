@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from jaxir.errors import UserError
+from jaxir.hub import fetch
 
 XQUAD_R_URL = (
     "https://raw.githubusercontent.com/google-research-datasets/lareqa/"
@@ -122,13 +123,4 @@ def local_dataset(name: str, patterns: Sequence[str]) -> Path:
         return folder
     if folder.exists() or folder.is_absolute() or name.count("/") != 1 or name[:1] in ".~":
         raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a dataset on the hub")
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a dataset that the hub gives out ({reason})"
-        ) from error
-    return Path(found)
+    return fetch(name, "dataset", patterns)

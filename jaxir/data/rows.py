@@ -13,6 +13,7 @@ from babel import Locale
 
 from jaxir.config import Source
 from jaxir.data.sentences import find_answer, find_nearest_answer, passage_text, sentence_at
+from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 
 MAX_TEXT = 1_000_000  # characters of a text
@@ -161,11 +162,7 @@ def check_text(value: object, name: str, where: str) -> str:
         raise UserError(f"{where}: the {name} is a {type(value).__name__}; it must be a text")
     if len(value) > MAX_TEXT:
         raise UserError(f"{where}: {name} of {len(value):,} characters; at most {MAX_TEXT:,}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: {name} holds half a surrogate pair; mend it") from None
-    return value
+    return check_unicode(value, f"{where}: {name}")
 
 
 def read_answers(value: object, where: str) -> list[tuple[str, int]]:

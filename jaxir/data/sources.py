@@ -67,7 +67,7 @@ def read_squad(source: Source, directory: Path, passage_unit: str) -> Rows:
     return make.counts
 
 
-def _record_row(
+def record_row(
     make: RowMaker, where: str, record: Mapping[str, Any], number_id: str, codes: tuple[str, str]
 ) -> Row | None:
     """The row that a JSON line or Parquet row stands for, by the field names of the source."""
@@ -98,7 +98,7 @@ def read_jsonl(source: Source, directory: Path, passage_unit: str) -> Rows:
     make = RowMaker(source, passage_unit)
     for file, shared_name, codes in files_of(source, directory, ".jsonl"):
         for number, where, record in json_records(file):
-            yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
+            yield record_row(make, where, record, f"{shared_name}:{number}", codes)
     return make.counts
 
 
@@ -108,7 +108,7 @@ def read_parquet(source: Source, directory: Path, passage_unit: str) -> Rows:
     wanted = {value for value in vars(source.fields).values() if value}
     for file, shared_name, codes in files_of(source, directory, ".parquet"):
         for number, where, record in parquet_records(file, wanted):
-            yield _record_row(make, where, record, f"{shared_name}:{number}", codes)
+            yield record_row(make, where, record, f"{shared_name}:{number}", codes)
     return make.counts
 
 

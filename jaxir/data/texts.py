@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxir.data.files import json_records, lines_of, parquet_records
 from jaxir.data.rows import MAX_TEXT
+from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 
 _IDS = ("_id", "id", "docid")
@@ -46,11 +47,7 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise UserError(f"{where}: field {name!r} is missing or not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: field {name!r} is no valid Unicode ({error.reason})") from error
-    return value
+    return check_unicode(value, f"{where}: field {name!r}")
 
 
 def passage_of(row: dict[str, Any], where: str) -> str:
@@ -125,6 +122,7 @@ def _read(
     found = record.get(name, number)
     if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
         raise UserError(f"{where}: the id {found!r} is neither a text nor a whole number")
+    check_unicode(str(found), f"{where}: the id")
     # a field that was named holds all of the text
     text = text_of(record, fields.text, where) if fields.text else passage_of(record, where)
     code = record.get(fields.language or "language") or language

@@ -12,6 +12,7 @@ from typing import Any
 import jaxir
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
+from jaxir.hub import fetch
 from jaxir.models.dual_encoder import Params
 from jaxir.models.sentence_transformers import (
     modules_of,
@@ -33,6 +34,10 @@ from jaxir.models.weights import (
 from jaxir.whole_files import replacing
 
 _DOWNLOAD = ("*.json", "*.safetensors", "*.txt", "*.model")
+_TOKENIZERS = (
+    *("BertTokenizer", "BertTokenizerFast", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
+    *("PreTrainedTokenizerFast", "TokenizersBackend"),
+)
 # what tokenizers of these architectures come in
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
@@ -60,16 +65,7 @@ def local_folder(name: str | os.PathLike) -> Path:
         return path
     if path.exists() or path.is_absolute() or str(name).count("/") > 1 or str(name)[:1] in ".~":
         raise UserError(f"{name}: not a folder; give a folder or the name of a model on the hub")
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = list(_DOWNLOAD)
-        return Path(snapshot_download(str(name), allow_patterns=patterns, ignore_patterns="*/*/*"))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a model that the hub gives out ({reason})"
-        ) from error
+    return fetch(str(name), "model", _DOWNLOAD, ignored=("*/*/*",))
 
 
 def read_model(name: str | os.PathLike) -> HuggingFaceModel:
@@ -104,7 +100,7 @@ def read_tokenizer(name: str | os.PathLike) -> Any:
     Raises:
         UserError: there is no tokenizer, or it does not say what pads and frames a text.
     """
-    from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+    from transformers import BertTokenizer, PreTrainedTokenizerFast
 
     path = Path(name)
     if not path.is_file():
@@ -126,13 +122,25 @@ def read_tokenizer(name: str | os.PathLike) -> Any:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
             _name_special_tokens(tokenizer)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            tokenizer = _tokenizer_class(path).from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: no tokenizer that transformers can read ({reason})") from error
     if None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise UserError(f"{path}: the tokenizer lacks a padding, first or last token")
     return tokenizer
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """What reads a folder's tokenizer."""
+    import transformers
+
+    config = folder / "tokenizer_config.json"
+    values = read_object(config) if config.exists() else {}
+    name = str(values.get("tokenizer_class"))
+    # AutoTokenizer would take the same, and import PyTorch where that is installed: seconds
+    known = name in _TOKENIZERS and "auto_map" not in values
+    return getattr(transformers, name if known else "AutoTokenizer")
 
 
 def _check_vocabulary(path: Path) -> None:

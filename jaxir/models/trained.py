@@ -47,4 +47,6 @@ def read_folder(name: str) -> TrainedModel:
     model = read_model(name)
     limits = (model.max_tokens, model.max_tokens)
     prefixes = (model.query_prefix, model.passage_prefix)
-    return TrainedModel(model.config, model.params, read_tokenizer(name), *prefixes, *limits)
+    return TrainedModel(
+        model.config, model.params, read_tokenizer(model.folder), *prefixes, *limits
+    )

@@ -17,15 +17,8 @@ from tqdm import tqdm
 
 from jaxir.data.texts import Text
 from jaxir.errors import UserError
-from jaxir.retrieval.index import (
-    INDEX_FILE,
-    Encoder,
-    make_shard,
-    read_shard,
-    shard_name,
-    write_index_file,
-    write_shard,
-)
+from jaxir.retrieval.index import INDEX_FILE, Encoder, make_shard, write_index_file
+from jaxir.retrieval.shards import read_shard, shard_name, write_shard
 from jaxir.whole_files import write_json
 
 UNFINISHED_FILE = "unfinished.json"
@@ -49,7 +42,8 @@ def build_index(
     Raises:
         UserError: the folder holds something else or the beginning of another index, an id comes
             twice, or the input has a mistake.
-        OSError: a shard cannot be written; those before are kept.
+        OSError: a shard cannot be written, as on a full disk; those before are kept, and the next
+            call goes on.
     """
     _claim(folder, {"fingerprint": encoder.fingerprint, "dtype": dtype, "shard_rows": shard_rows})
     remaining = iter(texts)
@@ -64,7 +58,7 @@ def build_index(
             else:
                 passages, ids = [text.text for text in some], [text.id for text in some]
                 languages = [text.language for text in some]
-                shard = make_shard(encoder, passages, ids, languages, dtype)
+                shard = make_shard(encoder, passages, ids, languages, dtype, progress=name)
                 write_shard(folder, name, shard)
             names.append(name)
             progress.update(len(some))
@@ -97,13 +91,16 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
                 "name another folder, or delete it to begin again"
             )
         return
-    if folder.exists() and any(not _is_litter(file) for file in folder.iterdir()):
+    if folder.is_file() or (folder.exists() and not all(map(_is_litter, folder.iterdir()))):
         raise UserError(f"{folder}: exists and is no index; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "mend that, or name another folder"
+        ) from None
 
 
 def _is_litter(file: Path) -> bool:

@@ -53,8 +53,42 @@ def encode(
     replicated over the devices of the mesh that is set, if one is, and batches are split. With
     `progress` a bar of that name is shown.
     """
-    lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
     embeddings = np.empty((0, 0), np.float32)
+    for chosen, rows in _encoded(embed, params, tokens, texts, limit, batch_tokens, progress):
+        if not len(embeddings):
+            embeddings = np.empty((len(texts), rows.shape[1]), np.float32)
+        embeddings[chosen] = jax.device_get(rows)[: len(chosen)]
+    return embeddings
+
+
+def encode_on_devices(
+    embed: Embed,
+    params: Any,
+    tokens: Tokens,
+    texts: Int[np.ndarray, "R"],
+    limit: int,
+    batch_tokens: int,
+    progress: str | None = None,
+) -> Float[Array, "R D"]:
+    """As `encode`; the embeddings stay where they were made, whole on each device."""
+    places, parts = [], []
+    for chosen, rows in _encoded(embed, params, tokens, texts, limit, batch_tokens, progress):
+        places.append(chosen)
+        parts.append(jax.block_until_ready(rows[: len(chosen)]))
+    return jnp.concatenate(parts)[np.argsort(np.concatenate(places))]
+
+
+def _encoded(
+    embed: Embed,
+    params: Any,
+    tokens: Tokens,
+    texts: Int[np.ndarray, "R"],
+    limit: int,
+    batch_tokens: int,
+    progress: str | None,
+) -> Iterator[tuple[np.ndarray, Array]]:
+    """The numbers of each batch's texts, and their embeddings, behind which absent ones follow."""
+    lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
 
     def batches() -> Iterator[tuple[np.ndarray, Array]]:
         for chosen, width, size in _batches(lengths, limit, batch_tokens):
@@ -64,13 +98,12 @@ def encode(
             ids, row_lengths = tokens.padded(padded, width)
             yield chosen, embed(params, _to_devices(ids), _to_devices(row_lengths))
 
-    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress or None) as bar:
+    with tqdm(
+        total=len(texts), desc=progress, unit=" texts", disable=not progress or None, leave=None
+    ) as bar:
         for chosen, rows in _one_ahead(batches()):
-            if not len(embeddings):
-                embeddings = np.empty((len(texts), rows.shape[1]), np.float32)
-            embeddings[chosen] = jax.device_get(rows)[: len(chosen)]
+            yield chosen, rows
             bar.update(len(chosen))
-    return embeddings
 
 
 def _batches(

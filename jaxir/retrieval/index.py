@@ -2,9 +2,7 @@
 
 Dimension key: P passages, D width.
 
-A folder holds `index.json`, which names the shards, and of each shard two files: `.safetensors`
-with the embeddings, `.arrow` with columns `id`, `text` and `language`. Both are memory-mapped, so
-an index may be larger than memory.
+A folder holds `index.json`, which names the model and the shards, and the files of each shard.
 """
 
 import json
@@ -14,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxir.errors import UserError
+from jaxir.retrieval.shards import SCHEMA, Shard, read_shard, shard_name, stacked, write_shard
 from jaxir.retrieval.topk import (
     DTYPES,
     PlacedVectors,
@@ -29,13 +27,11 @@ from jaxir.retrieval.topk import (
     rows_of,
     search,
 )
-from jaxir.whole_files import replacing, write_json, writing
+from jaxir.whole_files import replacing, write_json
 
 INDEX_FILE = "index.json"
 PLACED_BYTES = 4 << 30  # an index of no more stays on the devices once it was searched
 LANGUAGES_KEPT = 32  # of which the rows alone stay there too
-_SAFETENSORS = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
-_SCHEMA = pa.schema({"id": pa.large_string(), "text": pa.large_string(), "language": pa.string()})
 
 
 class Encoder(Protocol):
@@ -44,8 +40,10 @@ class Encoder(Protocol):
     def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
         """Embeddings of queries."""
 
-    def encode_passages(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
-        """Embeddings of passages."""
+    def encode_passages(
+        self, texts: Sequence[str], *, progress: str | None = None
+    ) -> Float[np.ndarray, "T D"]:
+        """Embeddings of passages; `progress` names a bar."""
 
     @property
     def fingerprint(self) -> str:
@@ -62,14 +60,6 @@ class Result:
     language: str  # "": unknown
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Neighbouring passages of an index."""
-
-    vectors: Vectors
-    passages: pa.Table
-
-
 class Index:
     """Passages embedded by one model, and their exact search; made by `jaxir.Retriever`.
 
@@ -83,7 +73,7 @@ class Index:
         self._gather()
 
     def _gather(self) -> None:
-        self._vectors = _stacked([shard.vectors for shard in self._shards])
+        self._vectors = stacked([shard.vectors for shard in self._shards])
         self._passages = pa.concat_tables([shard.passages for shard in self._shards])
         counts = self._passages["language"].value_counts().to_pylist()
         ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
@@ -115,7 +105,11 @@ class Index:
         return self.search_embeddings(self._encoder.encode_queries(queries), k, language=language)
 
     def search_embeddings(
-        self, queries: Float[np.ndarray, "Q D"], k: int = 10, *, language: str | None = None
+        self,
+        queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+        k: int = 10,
+        *,
+        language: str | None = None,
     ) -> list[list[Result]]:
         """As `search`, of queries that are embedded already."""
         if language is not None and language not in self._languages:
@@ -124,7 +118,7 @@ class Index:
         vectors, rows = self._searched(language)
         if not len(queries):
             return []
-        found = search(queries, vectors, k)
+        found = search(np.asarray(queries), vectors, k)
         places = found.places if rows is None else rows[found.places]
         return [
             [Result(**passage, score=score) for passage, score in zip(passages, scores.tolist())]
@@ -174,7 +168,8 @@ class Index:
             UserError: the folder holds something else, or cannot be written.
         """
         folder = Path(folder).absolute()
-        if folder.exists() and not (folder / INDEX_FILE).exists() and any(folder.iterdir()):
+        empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not empty and not (folder / INDEX_FILE).exists():
             raise UserError(f"{folder}: exists and is no index; name another folder")
         with replacing(folder) as new:
             names = [shard_name(number) for number in range(len(self._shards))]
@@ -206,6 +201,7 @@ def make_shard(
     languages: Sequence[str] | str,
     dtype: str,
     present: Sequence[str] = (),
+    progress: str | None = None,
 ) -> Shard:
     """Embed some passages; without ids they get their numbers, behind those of the ids `present`.
 
@@ -226,9 +222,9 @@ def make_shard(
     if not len(passages):
         raise UserError("there are no passages")
     check_new_ids([*present, *ids])
-    vectors = make_vectors(encoder.encode_passages(passages), dtype)
+    vectors = make_vectors(encoder.encode_passages(passages, progress=progress), dtype)
     columns = {"id": ids, "text": list(passages), "language": languages}
-    return Shard(vectors, pa.table(columns, schema=_SCHEMA))
+    return Shard(vectors, pa.table(columns, schema=SCHEMA))
 
 
 def check_new_ids(ids: Sequence[str]) -> None:
@@ -237,31 +233,6 @@ def check_new_ids(ids: Sequence[str]) -> None:
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
         raise UserError(f"id {twice!r}: two passages have it")
-
-
-def shard_name(number: int) -> str:
-    """What the files of a shard are called, but for their endings."""
-    return f"shard-{number:05}"
-
-
-def write_shard(folder: Path, name: str, shard: Shard) -> None:
-    """Write a shard, whole or not at all; its `.safetensors` file is the last.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from safetensors.numpy import save
-
-    with (
-        writing(folder / f"{name}.arrow", "wb") as file,
-        pa.ipc.new_file(file, shard.passages.schema) as writer,
-    ):
-        writer.write_table(shard.passages.combine_chunks())
-    tensors = {"embeddings": np.ascontiguousarray(shard.vectors.embeddings[:])}
-    if shard.vectors.scales is not None:
-        tensors["scales"] = np.ascontiguousarray(shard.vectors.scales)
-    with writing(folder / f"{name}.safetensors", "wb") as file:
-        file.write(save(tensors))
 
 
 def write_index_file(folder: Path, encoder: Encoder, shards: Sequence[str]) -> None:
@@ -288,7 +259,7 @@ def read_index_file(folder: Path) -> dict[str, Any]:
         }
         if not (whole and all(Path(name).name == name for name in described["shards"])):
             raise ValueError("fields are missing")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no index, or not finished: {INDEX_FILE} is missing; "
             "python -m jaxir.encode makes one, and the same command goes on with an unfinished one"
@@ -296,84 +267,3 @@ def read_index_file(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); encode the passages again") from None
     return described
-
-
-def read_shard(folder: Path, name: str) -> Shard:
-    """Memory-map a shard.
-
-    Raises:
-        UserError: names the file that is missing or damaged.
-    """
-    path = folder / f"{name}.arrow"
-    try:
-        with pa.memory_map(str(path)) as source:
-            passages = pa.ipc.open_file(source).read_all()
-        if passages.schema != _SCHEMA:
-            raise ValueError("other columns than those of an index")
-        path = folder / f"{name}.safetensors"
-        tensors = _map_tensors(path)
-        vectors = Vectors(tensors["embeddings"], tensors.get("scales"))
-        if len(vectors) != len(passages):
-            raise ValueError(f"{len(vectors)} embeddings for {len(passages)} passages")
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); encode it again") from None
-    return Shard(vectors, passages)
-
-
-def _map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, memory-mapped, which its own reader does not do."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > 1 << 20:
-            raise ValueError("no safetensors file")
-        header = json.loads(file.read(size))
-    tensors: dict[str, np.ndarray] = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            dtype, shape = np.dtype(_SAFETENSORS[entry["dtype"]]), tuple(entry["shape"])
-            if end - begin != dtype.itemsize * np.prod(shape):
-                raise ValueError(f"{name} has another size than its shape")
-            tensors[name] = np.memmap(path, dtype, "r", 8 + size + begin, shape)
-    return tensors
-
-
-class _Rows:
-    """Rows of several arrays as if they were one; a slice or some rows are read on demand."""
-
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self.parts, self.dtype = parts, parts[0].dtype
-        self.starts = np.cumsum([0, *map(len, parts)])
-        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            begin, end, step = rows.indices(len(self))
-            if step != 1:
-                raise IndexError("only neighbouring rows")
-            touched = [
-                part[max(begin - start, 0) : max(end - start, 0)]
-                for part, start in zip(self.parts, self.starts)
-            ]
-            touched = [part for part in touched if len(part)] or [self.parts[0][:0]]
-            return touched[0] if len(touched) == 1 else np.concatenate(touched)
-        read = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        number = np.searchsorted(self.starts, rows, side="right") - 1
-        for part in np.unique(number):
-            read[number == part] = self.parts[part][rows[number == part] - self.starts[part]]
-        return read
-
-
-def _stacked(parts: Sequence[Vectors]) -> Vectors:
-    """The rows of several, as one."""
-    if len(parts) == 1:
-        return parts[0]
-    if len({(part.width, part.embeddings.dtype) for part in parts}) > 1:
-        raise UserError("index: shards of different width or dtype; encode it again")
-    scales = [part.scales for part in parts if part.scales is not None]
-    embeddings: Any = _Rows([part.embeddings for part in parts])
-    return Vectors(embeddings, np.concatenate(scales) if scales else None)

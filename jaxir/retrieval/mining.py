@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from jaxir.config import Source
 from jaxir.data.files import json_records
-from jaxir.data.rows import Row
-from jaxir.data.sources import read_rows
+from jaxir.data.rows import Row, RowMaker
+from jaxir.data.sources import record_row
+from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 from jaxir.retrieval.index import Encoder, Index, Result
 from jaxir.whole_files import writing
@@ -154,19 +155,16 @@ def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Minin
 
 def _records(file: Path) -> Iterator[tuple[dict[str, Any], Row]]:
     """Each record of a file, and the row that training makes of it."""
-    rows = read_rows(Source(path=str(file.absolute())), Path(), "paragraph", Counter())
-    # the reader checks a record before it is paired; as it drops none, both keep step
-    for row, (_, _, record) in zip(rows, json_records(file), strict=True):
+    make = RowMaker(Source(), "paragraph")
+    for number, where, record in json_records(file):
+        row = record_row(make, where, record, str(number), ("", ""))
+        assert row is not None  # a source has to ask for rows to be left out
         yield record, row
 
 
 def _line(record: dict[str, Any], where: str) -> str:
-    line = json.dumps(record, ensure_ascii=False) + "\n"
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # in a field that the reader does not look at
-        raise UserError(f"{where}: a field holds half a surrogate pair; mend it") from None
-    return line
+    # there may be fields that the reader does not look at
+    return check_unicode(json.dumps(record, ensure_ascii=False) + "\n", f"{where}: a field")
 
 
 def _check_window(index: Index, mining: Mining) -> None:

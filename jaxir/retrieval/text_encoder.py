@@ -6,17 +6,20 @@ Dimension key: T texts, D embedding width.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, overload
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens, read_tokens, tokenize
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval.encoding import encode, make_embed
+from jaxir.retrieval.encoding import encode, encode_on_devices, make_embed
 from jaxir.retrieval.topk import data_mesh
+
+Embeddings: TypeAlias = Float[np.ndarray, "T D"] | Float[Array, "T D"]
 
 
 class TextEncoder:
@@ -33,8 +36,8 @@ class TextEncoder:
     def __init__(self, model: TrainedModel, batch_tokens: int = BATCH_TOKENS):
         _check(model)
         self.mesh, self.batch_tokens = data_mesh(), batch_tokens
-        everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-        params = jax.device_put(model.params, everywhere)
+        self._everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        params = jax.device_put(model.params, self._everywhere)
         self.model = dataclasses.replace(model, params=params)
         self._embed = make_embed(model.config)
 
@@ -43,27 +46,78 @@ class TextEncoder:
         """Length of an embedding."""
         return self.model.config.embedding_size
 
+    @overload
     def encode_queries(
-        self, texts: Sequence[str], *, progress: str | None = None, cache: Path | None = None
-    ) -> Float[np.ndarray, "T D"]:
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: Literal[False] = False,
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Float[np.ndarray, "T D"]: ...
+
+    @overload
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: Literal[True],
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Float[Array, "T D"]: ...
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: bool = False,
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Embeddings:
         """Embeddings of queries, in their order.
 
         Args:
             texts: queries, without the model's prefix.
+            on_devices: give a `jax.Array`, whole on each device, in place of a NumPy array.
             progress: name of a progress bar; None: none is shown.
             cache: folder in which token ids are kept for another time.
         """
         model = self.model
         tokens = self._tokens(model.query_prefix, texts, cache)
-        return self.encode_tokens(tokens, model.max_query_tokens, progress)
+        return self.encode_tokens(tokens, model.max_query_tokens, on_devices, progress)
+
+    @overload
+    def encode_passages(
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: Literal[False] = False,
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Float[np.ndarray, "T D"]: ...
+
+    @overload
+    def encode_passages(
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: Literal[True],
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Float[Array, "T D"]: ...
 
     def encode_passages(
-        self, texts: Sequence[str], *, progress: str | None = None, cache: Path | None = None
-    ) -> Float[np.ndarray, "T D"]:
+        self,
+        texts: Sequence[str],
+        *,
+        on_devices: bool = False,
+        progress: str | None = None,
+        cache: Path | None = None,
+    ) -> Embeddings:
         """Embeddings of passages, in their order; arguments as of `encode_queries`."""
         model = self.model
         tokens = self._tokens(model.passage_prefix, texts, cache)
-        return self.encode_tokens(tokens, model.max_passage_tokens, progress)
+        return self.encode_tokens(tokens, model.max_passage_tokens, on_devices, progress)
 
     def _tokens(self, prefix: str, texts: Sequence[str], cache: Path | None) -> Tokens:
         whole = [prefix + text for text in texts]
@@ -72,15 +126,17 @@ class TextEncoder:
         return read_tokens(whole, self.model.tokenizer, cache)
 
     def encode_tokens(
-        self, tokens: Tokens, limit: int, progress: str | None = None
-    ) -> Float[np.ndarray, "T D"]:
+        self, tokens: Tokens, limit: int, on_devices: bool = False, progress: str | None = None
+    ) -> Embeddings:
         """Embeddings of texts that are tokenized, cut to `limit` tokens."""
         every = np.arange(len(tokens.length))
         if not len(every):
-            return np.empty((0, self.width), np.float32)
+            nothing = np.empty((0, self.width), np.float32)
+            return jax.device_put(nothing, self._everywhere) if on_devices else nothing
         with jax.set_mesh(self.mesh):
+            run = encode_on_devices if on_devices else encode
             params, size = self.model.params, self.batch_tokens
-            return encode(self._embed, params, tokens, every, limit, size, progress)
+            return run(self._embed, params, tokens, every, limit, size, progress)
 
 
 def _check(model: TrainedModel) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from jaxir.data.unicode import check_unicode
+from jaxir.errors import UserError
 from jaxir.serving.engine import PLACES, Encode, Search
 
 
@@ -160,10 +162,9 @@ def _check_text(name: str, text: Any, limits: Limits) -> str:
     if not text.strip():
         raise Refused(422, f"{name}: is empty")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Refused(422, f"{name}: holds half a surrogate pair") from None
-    return text
+        return check_unicode(text, f"{name}:")
+    except UserError as error:
+        raise Refused(422, str(error)) from None
 
 
 def _type(value: Any) -> str:

@@ -14,10 +14,7 @@ from jaxir.config import Config
 from jaxir.errors import UserError
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
-from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
-from jaxir.training.inputs import read_start
 from jaxir.training.model_card import model_card
-from jaxir.training.step import init_state
 from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE
 from jaxir.whole_files import as_local, path_of
 
@@ -49,6 +46,9 @@ def read_trained(name: str) -> TrainedModel:
         with as_local(workdir / "export") as folder:
             found = read_folder(str(folder))
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
+    # seconds to import, which a model that is whole should not cost
+    from jaxir.training.inputs import read_start
+
     model, params, tokenizer = read_start(config, None, workdir)
     config.model = model
     params = _newest_params(config, workdir, params)
@@ -100,6 +100,9 @@ def _read_config(workdir: epath.Path) -> Config:
 
 def _newest_params(config: Config, workdir: epath.Path, start: Any) -> Any:
     """Parameters of the best checkpoint, or of the newest where none has been evaluated."""
+    from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
+    from jaxir.training.step import init_state
+
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     abstract = jax.eval_shape(lambda: init_state(config, start))
     try:
