@@ -1,303 +1,142 @@
-"""Measure how fast the parts are.
+"""Measure how fast the parts are, beside what else could do the work.
 
-    python -m jaxir.bench NAME [--output FILE.json] [--rounds 5]
-    python -m jaxir.bench load MODEL
+    python -m jaxir.bench NAME [--against PEER] [--rounds 5] [--output FILE.json]
 
-`pipeline`: from the token cache on disk to batches in memory, as training has them, on made-up
-texts of 64 + 256 tokens in nine languages: pairs a second, median and range over rounds.
+`train`: training steps on packed and on padded batches of 64 + 256 tokens, in turns with each other
+and with sentence-transformers: pairs and tokens a second, MFU, padding waste, the parts of a step.
+The model has random weights (--shape), the texts are made up with MLQA's lengths, or MLQA's own
+(--directory with `mlqa-test-pairs` and `tokenizers`). No TensorFlow is needed.
+
+`memory`: planned peak of a step, and of one with gradient caching at 16 times the batch.
+
+`encode`: texts into embeddings, beside sentence-transformers: the demo's passages, or sentences of
+XQuAD-R (--directory, --languages), with --model's weights or random ones.
 
 `search`: the first 100 of 500,000 passages of 384 numbers for 256 queries, on an index that stands
-on the device, in turns with the matrix product alone and, where `faiss-cpu` is installed, with
-`faiss.IndexFlatIP`: seconds, median and range over rounds, and whether the answers are the same.
+on the device, beside the matrix product alone and faiss or torch. --passages, --width, --dtype.
 
 `search_disk`: the same of 5,000,000 passages in bfloat16 that are streamed from a file made for it
 (3.6 GiB in the folder for temporary files), with the most anonymous memory of the process.
 
-`load`: a new process a round, which loads a model, indexes two passages and asks a question:
-seconds from its first line until `import jaxir` is done, the `Retriever` is usable, and the answer
-is there.
+`pipeline`: from the token cache on disk to batches in memory: pairs a second.
+
+`load`: a new process a round, which loads --model, indexes two passages and asks a question.
+
+`profile`: a trace of one training step in the folder --trace, and its largest operations.
+
+`all`: train, memory, encode, search and profile one after the other, each against its peer where
+that is installed, at a size that suits the device: XLM-R base, 2,048 pairs and 10,000,000 passages
+on a GPU or TPU, small ones on a CPU. Writes FILE.json after each, and a table to FILE.md.
 """
 
-import json
+import importlib.util
 import os
-import platform
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from absl import flags
 
 from jaxir import command_line
 from jaxir.errors import UserError
 
-PAIRS = 1 << 15
-BATCH_SIZE = 2_048
-BATCHES = 40  # a round
-PASSAGES, PASSAGES_ON_DISK, WIDTH, QUERIES, K = 500_000, 5_000_000, 384, 256, 100
-LANGUAGES = ("ar", "de", "en", "es", "hi", "ru", "th", "tr", "zh")
-
-
-def pipeline(rounds: int) -> dict:
-    """Pairs a second from memory-mapped tokens to batches of 64 + 256 tokens."""
-    from jaxir.config import HybridConfig
-    from jaxir.data.collection import Collection
-    from jaxir.data.hybrid import Hybrid
-    from jaxir.data.pipeline import Loader, batches
-    from jaxir.data.tokens import Tokens
-
-    rng = np.random.default_rng(0)
-    places = np.arange(PAIRS * len(LANGUAGES)).reshape(PAIRS, len(LANGUAGES))
-    with tempfile.TemporaryDirectory() as folder:
-
-        def tokens(name: str, shortest: int, longest: int) -> Tokens:
-            lengths = rng.integers(shortest, longest, places.size)
-            path = Path(folder) / f"{name}.npy"
-            np.save(path, rng.integers(4, 250_000, lengths.sum(), dtype=np.int32))
-            stored = np.load(path, mmap_mode="r")
-            starts = np.cumsum(lengths) - lengths
-            return Tokens((stored,), np.zeros_like(starts), starts, lengths, (0,), (2,), 1)
-
-        groups = np.arange(PAIRS)
-        collection = Collection(
-            languages=LANGUAGES,
-            texts=[],
-            ids=[],
-            query=places,
-            # another text than the query, as `cell` asks
-            passage=np.roll(places, 1, axis=1),
-            cluster=groups,
-            text_cluster=np.repeat(groups, len(LANGUAGES)),
-            source=np.zeros(PAIRS, int),
-            source_names=("made up",),
-            hard_negative_offsets=np.zeros(places.size + 1, int),
-            hard_negatives=np.zeros(0, int),
-        )
-        hybrid = Hybrid(collection, HybridConfig(), BATCH_SIZE, seed=0)
-        sides = tokens("queries", 8, 64), tokens("passages", 64, 400)
-        loader = Loader(collection, hybrid, *sides, 64, 256, 1, 0)
-        stream = batches(loader, 0, (rounds + 1) * BATCHES)
-        speeds = []
-        for number in range(rounds + 1):
-            began = time.perf_counter()
-            for _ in range(BATCHES):
-                next(stream)
-            if number:  # the first round starts TensorFlow
-                speeds.append(BATCHES * BATCH_SIZE / (time.perf_counter() - began))
-    return {
-        "pairs_per_second": float(np.median(speeds)),
-        "lowest": min(speeds),
-        "highest": max(speeds),
-        "rounds": rounds,
-        "batch_size": BATCH_SIZE,
-        "tokens": "64 + 256",
-    }
-
-
-def search(rounds: int) -> dict:
-    """Seconds of an exact search, beside those of the matrix product and of faiss."""
-    import jax
-
-    from jaxir.retrieval import topk
-
-    rng = np.random.default_rng(0)
-    passages, queries = (
-        _unit_rows(rng.standard_normal((rows, WIDTH), np.float32)) for rows in (PASSAGES, QUERIES)
-    )
-    placed = topk.place(topk.make_vectors(passages))
-    on_device = jax.device_put(queries), jax.device_put(passages)
-    product = jax.jit(lambda q, p: q @ p.T)
-    found: dict[str, np.ndarray] = {}
-
-    def ours() -> None:
-        found["jaxir"] = topk.search(queries, placed, K).places
-
-    candidates: dict[str, Callable[[], object]] = {
-        "matrix product": lambda: jax.block_until_ready(product(*on_device)),
-        "jaxir": ours,
-    }
-    try:
-        import faiss
-    except ImportError:
-        print("faiss-cpu is not installed: not compared", file=sys.stderr)
-    else:
-        flat = faiss.IndexFlatIP(WIDTH)
-        flat.add(passages)
-
-        def theirs() -> None:
-            found["faiss"] = flat.search(queries, K)[1]
-
-        candidates["faiss"] = theirs
-    seconds = _in_turns(candidates, rounds)
-    median = {name: float(np.median(times)) for name, times in seconds.items()}
-    figures = {
-        "passages": PASSAGES,
-        "width": WIDTH,
-        "queries": QUERIES,
-        "k": K,
-        "seconds": {
-            name: {"median": median[name], "lowest": min(times), "highest": max(times)}
-            for name, times in seconds.items()
-        },
-        "times the matrix product": median["jaxir"] / median["matrix product"],
-    }
-    if "faiss" in found:
-        figures["times as fast as faiss"] = median["faiss"] / median["jaxir"]
-        scores = np.einsum("qd,qkd->qk", queries.astype(float), passages[found["jaxir"]])
-        others = np.einsum("qd,qkd->qk", queries.astype(float), passages[found["faiss"]])
-        # places may change where scores are nearer than float32 tells apart
-        figures["largest difference of scores at a place"] = float(np.abs(scores - others).max())
-    return figures
-
-
-def search_disk(rounds: int) -> dict:
-    """Seconds of a search that streams the index from disk, and the memory it takes."""
-    import ml_dtypes
-
-    from jaxir.retrieval import topk
-
-    rng = np.random.default_rng(0)
-    queries = _unit_rows(rng.standard_normal((QUERIES, WIDTH), np.float32))
-    shape, block = (PASSAGES_ON_DISK, WIDTH), PASSAGES_ON_DISK // 100
-    checked, best = queries[:4].astype(float), np.full((4, K), -np.inf)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "index.bfloat16"
-        stored = np.memmap(path, ml_dtypes.bfloat16, "w+", shape=shape)
-        for first in range(0, PASSAGES_ON_DISK, block):
-            rows = _unit_rows(rng.standard_normal((block, WIDTH), np.float32))
-            stored[first : first + block] = rows.astype(ml_dtypes.bfloat16)
-            scores = checked @ np.asarray(stored[first : first + block], np.float32).T
-            best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :K]
-        stored.flush()
-        del stored
-        index = topk.Vectors(np.memmap(path, ml_dtypes.bfloat16, "r", shape=shape))
-        with _anonymous_memory() as memory:
-            times = []
-            for _ in range(rounds):
-                began = time.perf_counter()
-                found = topk.search(queries, index, K)
-                times.append(time.perf_counter() - began)
-    return {
-        "passages": PASSAGES_ON_DISK,
-        "width": WIDTH,
-        "queries": QUERIES,
-        "k": K,
-        "seconds": {"median": float(np.median(times)), "lowest": min(times), "highest": max(times)},
-        "most anonymous memory, GiB": memory["most"] / 2**30,
-        "file, GiB": PASSAGES_ON_DISK * WIDTH * 2 / 2**30,
-        "largest difference of scores at a place": float(np.abs(found.scores[:4] - best).max()),
-    }
-
-
-_LOAD = """
-import json, sys, time
-began, seconds = time.perf_counter(), {}
-def done(what): seconds[what] = time.perf_counter() - began
-import jaxir
-done("import jaxir")
-retriever = jaxir.Retriever.load(sys.argv[1])
-done("Retriever usable")
-index = retriever.index(["Die Donau entspringt im Schwarzwald.", "Paris is in France."])
-index.search(["Where does the Danube rise?"], k=1)
-done("first answer")
-print(json.dumps(seconds))
-"""
-
-
-def load(rounds: int, model: str) -> dict:
-    """Seconds until a model can be used, in processes of their own."""
-    measured = []
-    for _ in range(rounds):
-        process = subprocess.run(
-            [sys.executable, "-c", _LOAD, model], capture_output=True, text=True
-        )
-        if process.returncode:
-            raise UserError(f"{model}: {process.stderr.strip().splitlines()[-1]}")
-        measured.append(json.loads(process.stdout))
-    return {
-        "model": model,
-        "rounds": rounds,
-        "seconds": {
-            what: {
-                "median": float(np.median([one[what] for one in measured])),
-                "lowest": min(one[what] for one in measured),
-                "highest": max(one[what] for one in measured),
-            }
-            for what in measured[0]
-        },
-    }
-
-
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _in_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, called in turns, so that what else the machine does meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, call in candidates.items():
-            began = time.perf_counter()
-            call()
-            if number:  # the first round compiles
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-@contextmanager
-def _anonymous_memory() -> Iterator[dict[str, int]]:
-    """The most bytes, while it lasts, that are in memory and in no file (RssAnon)."""
-    memory, done = {"most": 0}, threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    memory["most"] = max(memory["most"], int(line.split()[1]) * 1024)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        done.set()
-        thread.join()
-
-
-BENCHMARKS: dict[str, Callable[..., dict]] = {
-    "pipeline": pipeline,
-    "search": search,
-    "search_disk": search_disk,
-    "load": load,
+PEERS = {
+    "train": ("sentence-transformers",),
+    "encode": ("sentence-transformers",),
+    "search": ("faiss", "torch"),
 }
+NAMES = (
+    *("train", "memory", "encode", "search", "search_disk", "pipeline", "load", "profile", "all"),
+)
 
 
 def main(argv: list[str]) -> int | None:
     """Read the command line, then measure."""
     values = flags.FlagValues()
-    flags.DEFINE_string("output", None, "also write the figures to this file", flag_values=values)
-    flags.DEFINE_integer("rounds", 5, "how often it is measured", 1, flag_values=values)
-    words = command_line.parse(argv, values, str(__doc__), words=2)
+    _define(values)
+    words = command_line.parse(argv, values, str(__doc__), words=1)
     if words is None:
         return 0
-    if not words or words[0] not in BENCHMARKS:
-        raise UserError(f"name one benchmark of: {', '.join(BENCHMARKS)}")
-    if (words[0] == "load") != (len(words) == 2):
-        raise UserError("load needs the name of a model behind it, and the others nothing")
-    figures = {
-        words[0]: BENCHMARKS[words[0]](values.rounds, *words[1:]),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-    }
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if values.output:
-        Path(values.output).write_text(text + "\n", encoding="utf-8")
+    if not words or words[0] not in NAMES:
+        raise UserError(f"name one benchmark of: {', '.join(NAMES)}")
+    (name,) = words
+    allowed = PEERS.get(name, ())
+    if values.against and values.against not in allowed:
+        listed = f"one of: {', '.join(allowed)}" if allowed else "for train, encode and search only"
+        raise UserError(f"--against {values.against}: must be {listed}")
+    if name == "load":
+        command_line.require(values, "model")
+    if name == "profile":
+        command_line.require(values, "trace")
+    if values.output and not Path(values.output).absolute().parent.is_dir():
+        raise UserError(f"--output {values.output}: its folder is not there")
+    # PyTorch needs room on the same GPU
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from jaxir.host_memory import keep_freed_memory
+    from jaxir.speed.report import report
+
+    keep_freed_memory()
+    wanted = ("train", "memory", "encode", "search", "profile") if name == "all" else (name,)
+    measures = {one: _measure(one, values, whole=name == "all") for one in wanted}
+    report(measures, Path(values.output) if values.output else None)
     return 0
+
+
+def _define(values: flags.FlagValues) -> None:
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    text("output", None, "also write the figures to this file", flag_values=values)
+    number("rounds", 5, "how often it is measured", 1, flag_values=values)
+    text("against", "", "a peer that does the same in turns", flag_values=values)
+    text("shape", None, "small or xlm-r-base (default: as the device)", flag_values=values)
+    number("pairs", None, "pairs in a batch (default: as the device)", 1, flag_values=values)
+    number("texts_at_once", 0, "gradient caching; 0: none", 0, flag_values=values)
+    flags.DEFINE_float("dropout", 0.1, "of the model", 0, 0.99, flag_values=values)
+    text("dtype", None, "float32 or bfloat16 (default: as the device)", flag_values=values)
+    text("directory", None, "folder of the texts", flag_values=values)
+    flags.DEFINE_list("languages", ["en", "ar", "zh"], "of XQuAD-R", flag_values=values)
+    text("model", "", "workdir, folder or hub name", flag_values=values)
+    number("passages", None, "of the index (default: 500,000)", 100, flag_values=values)
+    number("width", None, "of an embedding (default: 384)", 1, flag_values=values)
+    text("trace", "", "folder for a profile", flag_values=values)
+
+
+def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], dict[str, Any]]:
+    """What measures one benchmark; `whole`: with its peer, where that is installed."""
+    import jax
+
+    from jaxir.speed import encoding, loading, pipeline, search, training, work
+
+    large = jax.default_backend() != "cpu"
+    dtype = values.dtype or ("bfloat16" if large else "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: must be float32 or bfloat16")
+    shape = values.shape or ("xlm-r-base" if large else "small")
+    if shape not in work.SHAPES:
+        raise UserError(f"--shape {shape}: must be one of {', '.join(work.SHAPES)}")
+    pairs = values.pairs or (2_048 if large else 64)
+    at_once = values.texts_at_once or (64 if large else 0)
+    config = work.run_config(shape, pairs, dtype, at_once, values.dropout)
+    directory = Path(values.directory) if values.directory else None
+    against = values.against
+    if whole:
+        peer = {"search": "torch"}.get(name, "sentence-transformers")
+        against = peer if importlib.util.find_spec(peer.replace("-", "_")) else ""
+    rounds = values.rounds
+    passages = values.passages or (10_000_000 if large and whole else 500_000)
+    width = values.width or (768 if large and whole else 384)
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "train": lambda: training.measure(config, rounds, against, directory),
+        "memory": lambda: training.measure_memory(config, 16),
+        "encode": lambda: encoding.measure(
+            rounds, values.model, directory, values.languages, against
+        ),
+        "search": lambda: search.measure(rounds, passages, width, dtype, against),
+        "search_disk": lambda: search.measure_disk(rounds),
+        "pipeline": lambda: pipeline.measure(rounds),
+        "load": lambda: loading.measure(rounds, values.model),
+        "profile": lambda: training.profile(config, Path(values.trace or "profile")),
+    }
+    return measures[name]
 
 
 def command() -> None:

@@ -56,11 +56,13 @@ def main(argv: list[str]) -> int | None:
     if config is None:
         return 0
     # these take seconds to import, and neither help nor a misspelt field should wait for them
+    from jaxir.host_memory import keep_freed_memory
     from jaxir.training.processes import Join, joined
     from jaxir.whole_files import path_of
 
     workdir = path_of(values.workdir or Path("runs") / command_line.config_name(argv))
     command_line.log_to_stderr()
+    keep_freed_memory()
     join = Join(values.coordinator, values.processes, values.process, values.dead_after)
     with joined(join) if values.distributed else nullcontext():
         from jaxir.training.run import run  # some of what it imports looks for devices

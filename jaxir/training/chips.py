@@ -27,6 +27,21 @@ CHIPS = {
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 2, 1),
     "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9, 2, 1),
 }
+# How JAX names devices, and their dense bf16 FLOPs a second, from their vendors' specifications.
+PEAKS = {
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v6e": CHIPS["v6e"].flops,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA L4": 121e12,
+}
 # chips of the slices that are offered
 SHAPES = {
     3: ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
@@ -60,6 +75,11 @@ class Slice:
     def name(self) -> str:
         """Its name in the cloud, e.g. v4-8."""
         return f"{self.kind}-{self.chips * self.chip.cores}"
+
+
+def peak_flops(kind: str) -> float | None:
+    """Bf16 FLOPs a second of a device of that `device_kind`; None: it is not known here."""
+    return PEAKS.get(kind)
 
 
 def slices() -> list[Slice]:

@@ -75,8 +75,7 @@ def batch_loss(
     A text's dropout depends on its place in the batch alone, so both passes draw the same.
     """
 
-    embed = _embed_shared_rows if "row_ids" in batch else _embed_rows
-    queries, passages = embed(config, params["model"], batch, dropout_seed)
+    queries, passages = embed_batch(config, params["model"], batch, dropout_seed)
     temperature = clamped_temperature(params.get("log_temperature"), config.loss)
     loss, accuracy = contrastive_loss(
         queries,
@@ -88,6 +87,14 @@ def batch_loss(
         config.loss,
     )
     return loss, {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
+
+
+def embed_batch(
+    config: Config, params: Any, batch: dict[str, Array], dropout_seed: Array | None
+) -> tuple[Array, Array]:
+    """Embeddings of a batch's queries and passages, whether each has a row or they share rows."""
+    embed = _embed_shared_rows if "row_ids" in batch else _embed_rows
+    return embed(config, params, batch, dropout_seed)
 
 
 def _embed_rows(

@@ -1,0 +1,83 @@
+"""Texts into embeddings, with the tokenizing, beside sentence-transformers on the same weights."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxir.benchmarks.cldr import cldr_retrieval_set
+from jaxir.benchmarks.lareqa import read_language
+from jaxir.config import DualEncoderConfig
+from jaxir.data.tokenizer import train_tokenizer
+from jaxir.models.dual_encoder import init_params
+from jaxir.models.trained import TrainedModel
+from jaxir.retriever import Retriever
+from jaxir.speed import peers, timing, work
+
+
+def measure(
+    rounds: int, model: str, directory: Path | None, languages: Sequence[str], against: str
+) -> dict[str, Any]:
+    """Seconds to encode some texts, by jaxir and by a peer in turns.
+
+    Args:
+        rounds: how often each is measured; what comes before, and compiles, does not count.
+        model: folder, workdir or hub name; "": random weights of the small shape.
+        directory: of XQuAD-R, whose sentences are encoded; None: the demo's passages.
+        languages: of XQuAD-R.
+        against: "sentence-transformers", or "".
+    """
+    texts = cldr_retrieval_set().passages
+    if directory:
+        texts = [
+            text
+            for language in languages
+            for text in read_language(directory / f"{language}.json", language, "sentence").passages
+        ]
+    retriever = Retriever.load(model) if model else _random(texts)
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        found["jaxir"] = retriever.encode_passages(texts)
+
+    candidates: dict[str, Callable[[], object]] = {"jaxir": ours}
+    if against:
+        peer = _peer(retriever, model)
+        prompt = retriever.model.passage_prefix
+
+        def theirs() -> None:
+            found[against] = peer.encode(texts, prompt=prompt)
+
+        candidates[against] = theirs
+    seconds = timing.in_turns(candidates, rounds)
+    figures: dict[str, Any] = {
+        "texts": len(texts),
+        "from": f"XQuAD-R {' '.join(languages)}" if directory else "the demo",
+        "model": model or "random weights of the small shape",
+        "seconds": {name: timing.spread(times) for name, times in seconds.items()},
+        "texts a second": {
+            name: len(texts) / float(np.median(times)) for name, times in seconds.items()
+        },
+    }
+    if against:
+        figures[f"times as fast as {against}"] = timing.ratio(seconds[against], seconds["jaxir"])
+        figures["largest difference of a number"] = float(
+            np.abs(found["jaxir"] - found[against]).max()
+        )
+    return figures
+
+
+def _random(texts: Sequence[str]) -> Retriever:
+    config = DualEncoderConfig(work.SHAPES["small"], compute_dtype="float32")
+    tokenizer = train_tokenizer(texts, 8_000)
+    params = jax.device_get(init_params(config, jax.random.key(0)))
+    return Retriever(TrainedModel(config, params, tokenizer, "", "", 64, 256))
+
+
+def _peer(retriever: Retriever, name: str) -> Any:
+    if Path(name).is_dir() and (Path(name) / "modules.json").exists():
+        package = peers.require("sentence_transformers", "sentence-transformers")
+        return package.SentenceTransformer(name, device=peers.torch_device())
+    return peers.load_sentence_transformer(retriever.model)

@@ -1,0 +1,115 @@
+"""The same work done by what a user would pick instead: sentence-transformers on PyTorch.
+
+Dimension key: B pairs, L tokens.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxir.config import Config
+from jaxir.data.pipeline import Batch
+from jaxir.data.tokenizer import train_tokenizer
+from jaxir.errors import UserError
+from jaxir.models.hf import write_model
+from jaxir.models.trained import TrainedModel
+
+
+def require(module: str, package: str) -> Any:
+    """Import a peer.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError as error:
+        raise UserError(
+            f"--against {package}: it is not installed (pip install {package})"
+        ) from error
+
+
+def torch_device() -> str:
+    """Where PyTorch computes: on a GPU, if it finds one."""
+    return "cuda" if require("torch", "torch").cuda.is_available() else "cpu"
+
+
+def load_sentence_transformer(model: TrainedModel) -> Any:
+    """sentence-transformers with the same weights."""
+    peer = require("sentence_transformers", "sentence-transformers")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "model"
+        write_model(
+            target,
+            model.config,
+            jax.device_get(model.params),
+            model.tokenizer,
+            query_prefix=model.query_prefix,
+            passage_prefix=model.passage_prefix,
+            max_tokens=model.max_passage_tokens,
+        )
+        return peer.SentenceTransformer(str(target), device=torch_device())
+
+
+def training_steps(
+    config: Config, params: Any, batches: list[Batch], compiled: bool
+) -> Callable[[], None]:
+    """A call that takes a step on each batch: its loss with in-batch negatives, and fused AdamW.
+
+    Texts are padded to the longest of the batch, as sentence-transformers does, and are on the
+    device before; with `scale.texts_at_once` its cached loss embeds so many at a time. On a GPU
+    the products are in bfloat16 (autocast), attention is PyTorch's own (SDPA).
+
+    Args:
+        config: the run.
+        params: weights to start from.
+        batches: padded ones.
+        compiled: let torch.compile have the encoder.
+    """
+    torch = require("torch", "torch")
+    losses = require("sentence_transformers.sentence_transformer.losses", "sentence-transformers")
+    # tokens are what it gets, so any tokenizer will do
+    tokenizer = train_tokenizer(["any text"], 100)
+    limits = config.model.max_query_tokens, config.model.max_passage_tokens
+    trained = TrainedModel(config.model, params, tokenizer, "", "", *limits)
+    model, device = load_sentence_transformer(trained), torch_device()
+    model.train()
+    if compiled:
+        model[0].auto_model.compile(dynamic=True)
+    scale = 1 / config.loss.temperature
+    if config.scale.texts_at_once:
+        loss = losses.CachedMultipleNegativesRankingLoss(
+            model, scale=scale, mini_batch_size=config.scale.texts_at_once
+        )
+    else:
+        loss = losses.MultipleNegativesRankingLoss(model, scale=scale)
+    rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    features = [
+        [_features(batch, side, device) for side in ("query", "passage")] for batch in batches
+    ]
+
+    def steps() -> None:
+        for pair in features:
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                value = loss([dict(side) for side in pair], None)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return steps
+
+
+def _features(batch: Batch, side: str, device: str) -> dict[str, Any]:
+    torch = require("torch", "torch")
+    lengths = batch[f"{side}_lengths"]
+    ids = torch.from_numpy(batch[f"{side}_ids"][:, : lengths.max()].astype(np.int64)).to(device)
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    return {"input_ids": ids, "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device)}

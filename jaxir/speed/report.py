@@ -1,0 +1,54 @@
+"""Figures as JSON, and as a table that a README can hold."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxir.whole_files import write_json
+
+
+def report(measures: Mapping[str, Callable[[], dict[str, Any]]], output: Path | None) -> None:
+    """Measure one after the other, show the figures, and write those there are after each.
+
+    Args:
+        measures: by name.
+        output: JSON; a table of the same name but for .md goes beside it. None: nothing is written.
+    """
+    figures: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+    }
+    for name, measure in measures.items():
+        figures[name] = measure()
+        print(json.dumps({name: figures[name]}, indent=1), flush=True)
+        if output:
+            write_json(output, figures)
+            output.with_suffix(".md").write_text("\n".join(_table(figures)) + "\n", "utf-8")
+    print(json.dumps({x: figures[x] for x in ("date", "machine", "devices", "jax")}))
+
+
+def _table(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "| what | measured |"
+    yield "|---|---|"
+    for name, value in _flat(figures):
+        yield f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every figure by its path."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}, {key}" if name else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for number, inner in enumerate(value, 1):
+            yield from _flat(inner, f"{name} {number}")
+    else:
+        yield name, value

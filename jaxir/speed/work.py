@@ -1,0 +1,176 @@
+"""The work that training is measured on: shapes of models, and batches as real data makes them.
+
+Dimension key: B pairs, L tokens.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxir.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    HybridConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScaleConfig,
+    Shares,
+    Source,
+)
+from jaxir.data.collection import read_collection
+from jaxir.data.hybrid import Hybrid
+from jaxir.data.packing import enough_rows, pack, row_counts, share_rows, texts_a_row
+from jaxir.data.pipeline import Batch, Loader, tokenize
+from jaxir.models.hf import read_tokenizer
+
+SHAPES = {
+    "small": EncoderConfig(
+        vocab_size=32_000, hidden_size=256, layers=4, heads=4, intermediate_size=1024
+    ),
+    "xlm-r-base": EncoderConfig(),
+}
+# Lengths in tokens of MLQA's questions and paragraphs (five languages of questions, four of
+# paragraphs, one question and one paragraph a row), WordPiece of BERT's multilingual vocabulary,
+# cut to 64 and 256: the smallest, then each further sixteenth.
+QUERY_LENGTHS = (8, 12, 14, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22, 24, 26, 29, 64)
+PASSAGE_LENGTHS = (
+    *(13, 51, 69, 84, 98, 112, 125, 140, 156, 174, 194, 218, 247),
+    *(256, 256, 256, 256),
+)
+LANGUAGES = {"es": "ar de hi vi zh", "de": "ar es hi vi zh", "zh": "ar de es hi vi", "vi": "de"}
+BATCHES = 8  # that are met in a round
+
+
+def run_config(
+    shape: str, batch_size: int, dtype: str, texts_at_once: int, dropout: float
+) -> Config:
+    """A training run with XLM-R's settings at 64 + 256 tokens, packed into rows of 256."""
+    encoder = SHAPES[shape]
+    encoder.dropout = encoder.attention_dropout = dropout
+    return Config(
+        steps=10_000,
+        batch_size=batch_size,
+        model=ModelConfig(
+            encoder=encoder,
+            compute_dtype=dtype,
+            max_query_tokens=64,
+            max_passage_tokens=256,
+            row_tokens=256,
+            remat="products",
+        ),
+        loss=LossConfig(temperature=0.05, directions="query_to_passage"),
+        optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=0),
+        scale=ScaleConfig(texts_at_once=texts_at_once),
+    )
+
+
+def made_up_batches(config: Config, devices: int) -> tuple[list[Batch], list[Batch]]:
+    """Batches of random ids with MLQA's lengths: a row a text, and the same with shared rows."""
+    rng = np.random.default_rng(0)
+    model, pairs = config.model, config.batch_size
+    padded = []
+    for _ in range(BATCHES):
+        batch = {}
+        for side, table, limit in (
+            ("query", QUERY_LENGTHS, model.max_query_tokens),
+            ("passage", PASSAGE_LENGTHS, model.max_passage_tokens),
+        ):
+            sixteenths = rng.random(pairs) * (len(table) - 1)
+            lengths = np.interp(sixteenths, np.arange(len(table)), table).astype(np.int32)
+            # as often as words: the r-th most frequent one r times as seldom as the first
+            ids = (model.encoder.vocab_size - 4) ** rng.random((pairs, limit)) + 3
+            inside = np.arange(limit)[None, :] < lengths[:, None]
+            batch[f"{side}_ids"] = np.where(inside, ids, model.encoder.pad_id).astype(np.int32)
+            batch[f"{side}_lengths"] = lengths
+            batch[f"{side}_cluster"] = np.arange(pairs, dtype=np.int32)
+        padded.append(batch)
+    return padded, _shared(config, padded, devices)
+
+
+def _shared(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
+    width, limit = config.model.row_tokens, config.model.max_query_tokens
+    most, pairs = texts_a_row(width, limit), config.batch_size
+    packings = []
+    for batch in padded:
+        lengths = [batch[f"{side}_lengths"].reshape(devices, -1) for side in ("query", "passage")]
+        packings.append([pack(own, width, most) for own in np.concatenate(lengths, axis=1)])
+    needed = [max(packing.rows for packing in of_batch) for of_batch in packings]
+    enough = enough_rows(pairs // devices, pairs // devices, width, limit)
+    counts = row_counts(needed, enough, config.scale.texts_at_once or 1)
+    batches = []
+    for batch, of_batch, rows in zip(padded, packings, needed):
+        count = next(count for count in counts if count >= rows)
+        shape = (count, width, most)
+        shared = share_rows(batch, of_batch, shape, 0, pairs, config.model.encoder.pad_id)
+        kept = {name: array for name, array in batch.items() if not name.endswith("_ids")}
+        batches.append(kept | {name: array.astype(np.int32) for name, array in shared.items()})
+    return batches
+
+
+def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> Loader:
+    """A loader of MLQA's pairs, as training would have it, with equal shares of three kinds.
+
+    Args:
+        config: the run.
+        directory: holds `mlqa-test-pairs` and `tokenizers/mbert-cased-vocab.txt`.
+        devices: that share a batch.
+        cache: folder of the token cache.
+
+    Raises:
+        UserError: a file is not there.
+    """
+    sources = tuple(
+        Source(
+            "squad",
+            f"mlqa-test-pairs/test-context-{passage}-question-{query}.json",
+            (query, passage),
+            parallel="mlqa",
+        )
+        for passage, queries in LANGUAGES.items()
+        for query in queries.split()
+    )
+    collection = read_collection(DataConfig(directory=str(directory), sources=sources))
+    tokenizer = read_tokenizer(str(directory / "tokenizers/mbert-cased-vocab.txt"))
+    model = config.model
+    tokens = tokenize(collection, tokenizer, model, cache)
+    shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
+    return Loader(
+        collection,
+        Hybrid(collection, HybridConfig(shares=shares), config.batch_size, seed=0),
+        *tokens,
+        model.max_query_tokens,
+        model.max_passage_tokens,
+        length_buckets=1,
+        hard_negatives=0,
+        row_tokens=model.row_tokens,
+        devices=devices,
+        rows_at_once=config.scale.texts_at_once or 1,
+    )
+
+
+def tokens_of(batches: list[Batch]) -> tuple[int, int]:
+    """Tokens of texts in some batches, and tokens that are computed, padding included."""
+    real = sum(
+        int(batch[f"{side}_lengths"].sum()) for batch in batches for side in ("query", "passage")
+    )
+    places = sum(x.size for batch in batches for name, x in batch.items() if name.endswith("_ids"))
+    return real, places
+
+
+def useful_flops(config: Config, batches: list[Batch]) -> float:
+    """Floating-point operations of the encoder's matrix products that the texts themselves ask for.
+
+    Three passes (one forward, two backward) over the tokens of the texts, each attending to those
+    of its own text; neither padding nor what is computed again counts.
+    """
+    encoder = config.model.encoder
+    width, inner = encoder.hidden_size, encoder.intermediate_size
+    total = 0.0
+    for batch in batches:
+        for side in ("query", "passage"):
+            lengths = batch[f"{side}_lengths"].astype(float)
+            dense = 2 * (4 * width * width + 2 * width * inner) * lengths
+            total += float((dense + 4 * width * lengths**2).sum())
+    return 3.0 * encoder.layers * total
