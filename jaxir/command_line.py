@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxir.config import BATCH_TOKENS, Config, validate
+from jaxir.config import Config, validate
 from jaxir.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -139,7 +139,11 @@ def define_model(values: flags.FlagValues) -> None:
             flag_values=values,
         )
     flags.DEFINE_integer(
-        "batch_tokens", BATCH_TOKENS, "encoded at a time, padding included", 1, flag_values=values
+        "batch_tokens",
+        0,
+        "encoded at a time, padding included (default: what suits the devices)",
+        0,
+        flag_values=values,
     )
     flags.DEFINE_string("compute_dtype", "float32", "float32 or bfloat16", flag_values=values)
 

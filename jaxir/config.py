@@ -41,9 +41,6 @@ class EncoderConfig:
         return self.positions if self.architecture == "bert" else self.positions - self.pad_id - 1
 
 
-BATCH_TOKENS = 16_384  # encoded at a time outside training, padding included
-
-
 @dataclass
 class DualEncoderConfig:
     """One encoder shared by queries and passages, and what turns its output into an embedding."""
@@ -202,7 +199,7 @@ class EvaluationConfig:
 
     every: int = 1_000  # steps between evaluations on the held-out set; 0: at the end only
     queries: int = 0  # of the held-out set, until the end; against all its passages; 0: all
-    batch_tokens: int = 32_768  # encoded at a time, padding included
+    batch_tokens: int = 0  # encoded at a time, padding included; 0: what suits the devices
     best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
     benchmark: str = ""  # evaluated whole at the end: one of BENCHMARKS; "": none
     benchmark_directory: str = ""  # where it lies; "": xquad_r is downloaded
@@ -268,7 +265,7 @@ POSITIVE = (
     *("model.encoder.layers", "model.encoder.heads", "model.encoder.intermediate_size"),
     *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
     *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
-    *("checkpoint.keep", "evaluation.batch_tokens", "watch.every", "compare.seeds"),
+    *("checkpoint.keep", "watch.every", "compare.seeds"),
     "scale.replicas",
 )
 NOT_NEGATIVE = (
@@ -276,7 +273,7 @@ NOT_NEGATIVE = (
     "model.row_tokens",
     *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
-    *("evaluation.every", "evaluation.queries", "scale.texts_at_once"),
+    *("evaluation.every", "evaluation.queries", "evaluation.batch_tokens", "scale.texts_at_once"),
 )
 UNDER_ONE = (
     *("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens
 from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
 from jaxir.data.unicode import check_unicode
@@ -37,10 +36,10 @@ class Retriever(TextEncoder):
     Args:
         model: what encodes.
         name: what indexes call it.
-        batch_tokens: tokens encoded at a time, padding included.
+        batch_tokens: tokens encoded at a time, padding included; 0: what suits the devices.
     """
 
-    def __init__(self, model: TrainedModel, name: str = "", batch_tokens: int = BATCH_TOKENS):
+    def __init__(self, model: TrainedModel, name: str = "", batch_tokens: int = 0):
         super().__init__(model, batch_tokens)
         self.name = name
         self._warned = False
@@ -55,7 +54,7 @@ class Retriever(TextEncoder):
         max_query_tokens: int | None = None,
         max_passage_tokens: int | None = None,
         compute_dtype: str = "float32",
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = 0,
     ) -> "Retriever":
         """Read a model.
 
@@ -67,7 +66,7 @@ class Retriever(TextEncoder):
             max_query_tokens: longer queries are cut, special tokens counted.
             max_passage_tokens: longer passages are cut.
             compute_dtype: of matrix products, float32 or bfloat16.
-            batch_tokens: tokens encoded at a time, padding included.
+            batch_tokens: tokens encoded at a time, padding included; 0: what suits the devices.
 
         Raises:
             UserError: there is no such model, it is damaged, or a value is impossible.

@@ -101,7 +101,7 @@ def evaluate(
     for part, spent in result.seconds.items():
         seconds[part] = seconds.get(part, 0.0) + spent
     parts = time.perf_counter()
-    report = _report(model, trained, benchmark, ranking, batch_tokens, result, resamples)
+    report = _report(model, trained, benchmark, ranking, encoder.batch_tokens, result, resamples)
     seconds["intervals and p values"] = time.perf_counter() - parts
     with replacing(output) as folder:
         parts = time.perf_counter()

@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxir.config import BATCH_TOKENS
 from jaxir.data.tokens import Tokens, read_tokens, tokenize
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval.encoding import encode, encode_on_devices, make_embed
+from jaxir.retrieval.encoding import encode, encode_on_devices, make_embed, tokens_at_once
 from jaxir.retrieval.topk import data_mesh
 
 Embeddings: TypeAlias = Float[np.ndarray, "T D"] | Float[Array, "T D"]
@@ -27,15 +26,15 @@ class TextEncoder:
 
     Args:
         model: what encodes.
-        batch_tokens: tokens encoded at a time, padding included.
+        batch_tokens: tokens encoded at a time, padding included; 0: what suits the devices.
 
     Raises:
         UserError: a limit is beyond the model's positions, or the tokenizer is another model's.
     """
 
-    def __init__(self, model: TrainedModel, batch_tokens: int = BATCH_TOKENS):
+    def __init__(self, model: TrainedModel, batch_tokens: int = 0):
         _check(model)
-        self.mesh, self.batch_tokens = data_mesh(), batch_tokens
+        self.mesh, self.batch_tokens = data_mesh(), tokens_at_once(batch_tokens)
         self._everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         params = jax.device_put(model.params, self._everywhere)
         self.model = dataclasses.replace(model, params=params)

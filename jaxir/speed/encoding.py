@@ -73,7 +73,8 @@ def _random(texts: Sequence[str]) -> Retriever:
     config = DualEncoderConfig(work.SHAPES["small"], compute_dtype="float32")
     tokenizer = train_tokenizer(texts, 8_000)
     params = jax.device_get(init_params(config, jax.random.key(0)))
-    return Retriever(TrainedModel(config, params, tokenizer, "", "", 64, 256))
+    limit = min(256, config.encoder.max_tokens)
+    return Retriever(TrainedModel(config, params, tokenizer, "", "", limit, limit))
 
 
 def _peer(retriever: Retriever, name: str) -> Any:

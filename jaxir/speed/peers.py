@@ -57,12 +57,13 @@ def load_sentence_transformer(model: TrainedModel) -> Any:
 
 def training_steps(
     config: Config, params: Any, batches: list[Batch], compiled: bool
-) -> Callable[[], None]:
-    """A call that takes a step on each batch: its loss with in-batch negatives, and fused AdamW.
+) -> Callable[[], list[float]]:
+    """A call that takes a step of AdamW on each batch, and gives their losses.
 
-    Texts are padded to the longest of the batch, as sentence-transformers does, and are on the
-    device before; with `scale.texts_at_once` its cached loss embeds so many at a time. On a GPU
-    the products are in bfloat16 (autocast), attention is PyTorch's own (SDPA).
+    The loss is that of in-batch negatives. Texts are padded to the longest of the batch, as
+    sentence-transformers does, and are on the device before; with `scale.texts_at_once` its cached
+    loss embeds so many at a time. On a GPU the products are in bfloat16 (autocast), attention is
+    PyTorch's own (SDPA).
 
     Args:
         config: the run.
@@ -93,7 +94,8 @@ def training_steps(
         [_features(batch, side, device) for side in ("query", "passage")] for batch in batches
     ]
 
-    def steps() -> None:
+    def steps() -> list[float]:
+        values = []
         for pair in features:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 value = loss([dict(side) for side in pair], None)
@@ -101,8 +103,8 @@ def training_steps(
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
+            values.append(value.detach())
+        return [float(value) for value in values]  # which waits for the device
 
     return steps
 

@@ -38,15 +38,16 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
         state = make_state(config, None, mesh)
         params = jax.device_get(state["params"]["model"])
         runs = {
-            name: _Steps(config, mesh, batches)
+            name: Steps(config, mesh, batches)
             for name, batches in (("packed", packed), ("padded", padded))
         }
-        candidates: dict[str, Callable[[], object]] = dict(runs)
+        candidates: dict[str, Callable[[], list[float]]] = dict(runs)
         if against:
             candidates[against] = peers.training_steps(config, params, padded, compiled=False)
             if peers.torch_device() == "cuda":
                 name = f"{against}, torch.compile"
                 candidates[name] = peers.training_steps(config, params, padded, compiled=True)
+        losses = {name: run()[0] for name, run in candidates.items()}
         seconds = timing.in_turns(candidates, rounds)
         parts = step_parts(config, mesh, packed, rounds)
     steps = len(packed)
@@ -66,6 +67,7 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
         median = float(np.median(times))
         figures[name] = {
             "seconds a step": timing.spread([x / steps for x in times]),
+            "first loss": losses[name],
             "pairs a second": config.batch_size * steps / median,
             "tokens a second": real / median,
             "MFU against a measured product": useful / median / matmul,
@@ -102,7 +104,7 @@ def batches_of(
         return tuple([one.batch(step) for step in range(work.BATCHES)] for one in (plain, loader))  # type: ignore[return-value]
 
 
-class _Steps:
+class Steps:
     """A call that takes a step on each of some batches, on a state of its own."""
 
     def __init__(self, config: Config, mesh: jax.sharding.Mesh, batches: list[Batch]):
@@ -118,12 +120,16 @@ class _Steps:
 
     @property
     def row_counts(self) -> list[int]:
+        """Numbers of rows that were compiled."""
         return sorted({shape[0] for shapes in self.programs for shape in shapes})
 
-    def __call__(self) -> None:
+    def __call__(self) -> list[float]:
+        """Take the steps; their losses."""
+        losses = []
         for batch in self.batches:
             self.state, metrics = self.programs[_shape(batch)](self.state, batch)
-        jax.block_until_ready(metrics["loss"])
+            losses.append(metrics["loss"])
+        return [float(loss) for loss in losses]
 
 
 def _shape(batch: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
@@ -196,9 +202,13 @@ def _communication(
 
 
 def measure_memory(config: Config, times: int) -> dict[str, float]:
-    """Planned peak of memory of a plain step, and of a cached one of `times` the batch."""
+    """Planned peak of memory of a plain step, and of a cached one of `times` the batch.
+
+    The cached one embeds a power of two of rows at a time that is next to what the plain one has.
+    """
     peaks = []
-    for factor, at_once in ((1, 0), (times, config.batch_size)):
+    rows = 1 << int(config.batch_size / jax.device_count() * 0.75).bit_length() - 1
+    for factor, at_once in ((1, 0), (times, rows)):
         one = dataclasses.replace(
             config,
             batch_size=config.batch_size * factor,
@@ -222,7 +232,7 @@ def profile(config: Config, folder: Path, most: int = 20) -> dict[str, Any]:
     """The operations of a step that take longest, from a trace that is left in a folder."""
     mesh = make_mesh(config)
     with jax.set_mesh(mesh):
-        steps = _Steps(config, mesh, work.made_up_batches(config, mesh.size)[1][:1])
+        steps = Steps(config, mesh, work.made_up_batches(config, mesh.size)[1][:1])
         steps()
         with jax.profiler.trace(str(folder)):
             steps()

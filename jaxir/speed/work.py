@@ -40,7 +40,7 @@ PASSAGE_LENGTHS = (
     *(256, 256, 256, 256),
 )
 LANGUAGES = {"es": "ar de hi vi zh", "de": "ar es hi vi zh", "zh": "ar de es hi vi", "vi": "de"}
-BATCHES = 8  # that are met in a round
+BATCHES = 4  # that are met in a round
 
 
 def run_config(

@@ -18,7 +18,7 @@ from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, batches
 from jaxir.data.tokens import Tokens
-from jaxir.retrieval.encoding import Embed, encode, make_embed
+from jaxir.retrieval.encoding import Embed, encode, make_embed, tokens_at_once
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
 from jaxir.retrieval.ranks import passages_above
 from jaxir.retrieval.retrieval_set import select_queries
@@ -141,7 +141,7 @@ def evaluate_task(
     """The three settings of a task, on all devices; of `most_queries` always the same ones."""
 
     def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
-        batch_tokens = config.evaluation.batch_tokens
+        batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
         return encode(programs.embed, params, tokens, texts, limit, batch_tokens)
 
     asked, pool = (

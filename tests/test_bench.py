@@ -1,0 +1,118 @@
+"""The benchmarks measure the work that they name."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxir import bench
+from jaxir.config import EncoderConfig
+from jaxir.errors import UserError
+from jaxir.models.dual_encoder import embed, init_params
+from jaxir.speed import report, search, timing, training, work
+from jaxir.training.step import matmul_flops
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A model that is tiny, and short texts."""
+    tiny = EncoderConfig(
+        vocab_size=100, hidden_size=16, layers=2, heads=2, intermediate_size=32, positions=80
+    )
+    monkeypatch.setitem(work.SHAPES, "small", tiny)
+    monkeypatch.setattr(work, "BATCHES", 2)
+    monkeypatch.setattr(work, "PASSAGE_LENGTHS", tuple(range(10, 61, 3)))
+    config = work.run_config("small", 16, "float32", 0, 0.0)
+    config.model.max_passage_tokens = config.model.row_tokens = 64
+    return config
+
+
+def test_useful_flops_are_those_of_the_products_without_padding(config):
+    """Of texts that are all as long as their rows nothing is padding, so the trace must agree."""
+    pairs, length = 6, 20
+    batch = {f"{side}_lengths": np.full(pairs, length) for side in ("query", "passage")}
+    config.model.remat = "none"
+    params = init_params(config.model, jax.random.key(0))
+    ids, mask = np.full((2 * pairs, length), 5), np.ones((2 * pairs, length), bool)
+    traced = matmul_flops(jax.make_jaxpr(lambda p: embed(config.model, p, ids, mask))(params).jaxpr)
+    pooling = 2 * (2 * pairs) * length * config.model.encoder.hidden_size
+    assert 3 * (traced - pooling) == work.useful_flops(config, [batch])
+
+
+def test_made_up_batches_hold_the_same_texts_packed_and_padded(config):
+    padded, packed = work.made_up_batches(config, 8)
+    assert len(padded) == len(packed) == 2
+    for one, other in zip(padded, packed):
+        for side in ("query", "passage"):
+            np.testing.assert_array_equal(one[f"{side}_lengths"], other[f"{side}_lengths"])
+        for ids, lengths in ((one["query_ids"], one["query_lengths"]),):
+            assert (ids[np.arange(ids.shape[1])[None] >= lengths[:, None]] == 1).all()
+    (real, places), (same, fewer) = map(work.tokens_of, (padded, packed))
+    assert real == same < fewer < places
+
+
+def test_training_is_measured_and_packing_changes_no_loss(config):
+    found = training.measure(config, 1, "", None)
+    for name in ("packed", "padded"):
+        assert found[name]["pairs a second"] > 0
+        assert 0 < found[name]["padding waste"] < 1
+    assert found["packed"]["first loss"] == pytest.approx(found["padded"]["first loss"], abs=1e-5)
+    assert found["packed"]["padding waste"] < found["padded"]["padding waste"]
+    assert {"forward", "backward", "loss", "optimizer", "communication"} <= set(
+        found["seconds of a step's parts"]
+    )
+
+
+def test_a_cached_step_of_many_times_the_batch_needs_little_more_memory(config):
+    found = training.measure_memory(config, 4)
+    assert found["pairs a step, cached"] == 4 * found["pairs a step, plain"]
+    assert 0.1 < found["times the memory"] < 4
+
+
+def test_search_is_compared_with_the_same_answers(monkeypatch):
+    monkeypatch.setattr(search, "QUERIES", 8)
+    found = search.measure(1, 2_000, 16, "float32", "")
+    assert set(found["seconds"]) == {"matrix product", "jaxir"}
+
+
+def test_turns_are_taken_and_the_first_does_not_count():
+    calls = []
+    seconds = timing.in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == list("ababab")
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+    assert timing.ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0]) == {
+        "of medians": 4.0,
+        "lowest of a round": 2.0,
+        "highest of a round": 4.0,
+    }
+
+
+def test_figures_are_written_after_each_measure(tmp_path, capsys):
+    def broken():
+        raise UserError("no")
+
+    output = tmp_path / "figures.json"
+    with pytest.raises(UserError):
+        report.report({"one": lambda: {"a": {"b": 0.12345}}, "two": broken}, output)
+    assert json.loads(output.read_text())["one"] == {"a": {"b": 0.12345}}
+    assert "| one, a, b | 0.1235 |" in output.with_suffix(".md").read_text()
+    assert '"b": 0.12345' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fast"], "name one benchmark of: train"),
+        (["train", "--against", "faiss"], "--against faiss: must be one of: sentence-transformers"),
+        (["memory", "--against", "faiss"], "must be for train, encode and search only"),
+        (["train", "--shape", "huge"], "--shape huge: must be one of small, xlm-r-base"),
+        (["train", "--dtype", "int4"], "--dtype int4: must be float32 or bfloat16"),
+        (["load"], "--model is missing"),
+        (["profile"], "--trace is missing"),
+        (["train", "--output", "absent/x.json"], "its folder is not there"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(UserError, match=message):
+        bench.main(["jaxir.bench", *words])

@@ -1,0 +1,52 @@
+"""What jaxir is measured against does the same work: its losses are ours, step after step."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from test_bench import config  # noqa: F401
+
+from jaxir.speed import encoding, peers, search, training, work
+from jaxir.training.sharding import make_mesh
+from jaxir.training.step import make_state
+
+pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("texts_at_once", [0, 2])
+def test_sentence_transformers_trains_as_we_do(config, texts_at_once):  # noqa: F811
+    config.scale.texts_at_once = texts_at_once
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "constant"
+    config.loss.false_negatives = "keep"
+    mesh = make_mesh(config)
+    padded, packed = work.made_up_batches(config, mesh.size)
+    with jax.set_mesh(mesh):
+        params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
+        ours = training.Steps(config, mesh, packed)
+        theirs = peers.training_steps(config, params, padded, compiled=False)
+        for _ in range(3):
+            np.testing.assert_allclose(ours(), theirs(), atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_sentence_transformers_encodes_as_we_do(config, monkeypatch):  # noqa: F811
+    # more pieces than the demo's tokenizer has
+    monkeypatch.setattr(work.SHAPES["small"], "vocab_size", 8_001)
+    monkeypatch.setattr(encoding, "cldr_retrieval_set", _few_texts)
+    found = encoding.measure(1, "", None, (), "sentence-transformers")
+    assert found["largest difference of a number"] < 1e-5
+
+
+def _few_texts():
+    texts = [f"Text {number}, von Berlin bis Paris. 東京 {'x' * number}" for number in range(30)]
+    return SimpleNamespace(passages=texts)
+
+
+def test_torch_finds_what_we_find(monkeypatch):
+    monkeypatch.setattr(search, "QUERIES", 8)
+    found = search.measure(1, 2_000, 16, "float32", "torch")
+    assert found["largest difference of scores at a place"] < 1e-5
