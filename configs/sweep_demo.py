@@ -16,5 +16,7 @@ from jaxir.config import Config, SweepConfig
 def get_config() -> Config:
     """32 short runs."""
     config = demo.get_config()
-    config.sweep = SweepConfig(step=0.25, named=("X-X", "X-Y", "hybrid", "uniform"), seeds=2)
+    config.sweep = SweepConfig(
+        step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=2
+    )
     return config

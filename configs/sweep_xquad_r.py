@@ -17,7 +17,9 @@ from jaxir.config import Config, SweepConfig
 def get_config() -> Config:
     """48 runs, of each of which the last checkpoint is kept."""
     config = xquad_r_small.get_config()
-    config.sweep = SweepConfig(step=0.25, named=("X-X", "X-Y", "hybrid", "uniform"), seeds=3)
+    config.sweep = SweepConfig(
+        step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
+    )
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
     config.watch.tensorboard = config.watch.export = False

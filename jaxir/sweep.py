@@ -27,9 +27,7 @@ def main(argv: list[str]) -> int | None:
     values = flags.FlagValues()
     command_line.define_config(values)
     command_line.define_workdir(values)
-    flags.DEFINE_bool(
-        "retry_failed", False, "also run what has failed before", flag_values=values
-    )
+    flags.DEFINE_bool("retry_failed", False, "also run what has failed before", flag_values=values)
     config = command_line.parse_config(argv, values, __doc__)
     if config is None:
         return 0

@@ -5,8 +5,8 @@
 The same command goes on with a run that was stopped or killed. It ends with a table of mAP in the
 three settings and the rank distance, `results.json`, heat maps, and the best checkpoint as a
 sentence-transformers folder, all in the workdir (by default a folder under runs/ named after the
-config), which may be in a bucket (gs://...). A config with points in `sweep` trains all of them, and
-the table compares them; see jaxir.sweep.
+config), which may be in a bucket (gs://...). A config with points in `sweep` trains all of them,
+and the table compares them; see jaxir.sweep.
 
 With --distributed several processes, one a host, train together; their workdir is one that all of
 them see. On a TPU slice they find each other; elsewhere --coordinator, --processes and --process

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,10 @@ from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.topk import DTYPES, data_mesh
 from jaxir.retrieval.trec import write_qrels, write_run
 from jaxir.retrieval.values import read_values, write_values
+from jaxir.versions import made_with
 from jaxir.whole_files import replacing, write_json
 
 REPORT, VALUES = "report.json", "values.npz"
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
 
 
 def evaluate(
@@ -153,10 +151,7 @@ def _report(
     }
     return {
         "command": [f"python -m {jaxir.__name__}.evaluate", *sys.argv[1:]],
-        "jaxir": jaxir.__version__,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
+        **made_with(),
         "model": {"name": model, "sha256": trained.weights_digest()}
         | texts
         | {"batch_tokens": batch_tokens, "shape": dataclasses.asdict(trained.config)},

@@ -35,6 +35,7 @@ FAILED_FILE, CLAIMS = "failed.json", "claims"
 # the same results once more, so there is no hurry.
 EXPIRES = 300.0
 POLL = 2.0  # seconds between looks at what other workers are doing
+UNFINISHED = "not finished"
 WAIT, DONE = -1, -2  # no run is to be had now; no more are
 
 
@@ -165,7 +166,7 @@ def read_ended(
                 finished[run.name] = json.loads(results.read_text())
             else:
                 said = json.loads(failed.read_text())["error"] if failed.exists() else ""
-                missing[run.name] = f"failed: {said}" if said else "not finished"
+                missing[run.name] = f"failed: {said}" if said else UNFINISHED
         except (ValueError, KeyError) as error:
             raise UserError(f"{workdir / run.name}: damaged ({error}); delete it") from error
     return finished, missing

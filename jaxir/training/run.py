@@ -30,6 +30,7 @@ from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.step import make_state
 from jaxir.training.trained import write_export
 from jaxir.training.workdir import RESULTS_FILE, claim, values_file
+from jaxir.versions import made_with
 from jaxir.whole_files import is_remote, publish, write_json
 
 Results = dict[str, Any]
@@ -87,6 +88,7 @@ def train_and_measure(
     config = dataclasses.replace(config, model=inputs.model)
     results: Results = {
         "command": shlex.join(["python", "-m", "jaxir.train", *sys.argv[1:]]),
+        **made_with(),
         "seconds": time.perf_counter() - began,
         "data": dict(inputs.data_report),
     }
