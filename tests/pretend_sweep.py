@@ -62,7 +62,7 @@ def query_values(quality: float, bias: float, seed: int) -> QueryValues:
 def write_run(workdir: Path, run: Run, quality: float, bias: float) -> None:
     """What a finished run leaves for the report."""
     folder = workdir / run.name
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     seed = run.seed + int(1e6 * quality)
     values = query_values(quality, bias, seed)
     report = summarize(values, TASK, len(values.question), 100)
