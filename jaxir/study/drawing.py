@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxir.retrieval.retrieval_set import SETTINGS
-from jaxir.study.figures import BIAS, QUALITY, Study, without_languages
+from jaxir.study.figures import BIAS, QUALITY, Measure, Study, without_languages
 from jaxir.study.pictures import draw_pareto, draw_slopes
 from jaxir.study.points import NAMED
 from jaxir.study.surface import Surface
@@ -38,29 +38,29 @@ def draw_all(
 
 
 def _draw_maps(study: Study, surfaces: Mapping[str, Surface | None], folder: Path) -> None:
-    seeds = f"mean of {len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
     for one in without_languages(study):
         name = one.key.replace("/", "_").replace("@", "_at_")
         better = "higher" if one.more_is_better else "lower"
         draw_map(
-            f"{one.title} ({better} is better), {seeds}",
+            f"{one.title} ({better} is better)",
             study.config.sweep.kinds,
             np.array([point.shares for point in study.points]),
             means(study, study.figures[:, study.column(one.key)]),
             surfaces[one.key],
-            one.more_is_better,
+            one,
             folder / f"map_{name}.png",
         )
 
 
 def _draw_trade_off(study: Study, trade: TradeOff, front: Sequence[str], folder: Path) -> None:
+    title = f"score: {trade.weight:g} quality, {1 - trade.weight:g} freedom from bias"
     draw_map(
-        f"score: {trade.weight:g} quality, {1 - trade.weight:g} freedom from bias",
+        title,
         study.config.sweep.kinds,
         np.array([point.shares for point in study.points]),
         means(study, trade.scores),
         trade.surface,
-        True,
+        Measure("score", title),
         folder / "map_score.png",
         trade.best,
     )

@@ -30,11 +30,20 @@ class Measure:
     key: str  # "setting/measure", and "/language" where it is that of one query language
     title: str
     more_is_better: bool = True
+    logarithmic: bool = False  # positive, and worth comparing by ratio rather than by difference
 
     @property
     def setting(self) -> str:
         """The setting that it is measured in."""
         return self.key.split("/")[0]
+
+    def scaled(self, values: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
+        """As a surface has them: logarithms of a logarithmic one."""
+        return np.log(values) if self.logarithmic else values
+
+    def unscaled(self, values: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
+        """The inverse."""
+        return np.exp(values) if self.logarithmic else values
 
     @property
     def language(self) -> str:
@@ -47,7 +56,7 @@ MAIN = (
     Measure("monolingual/map", "monolingual mAP"),
     Measure("cross_lingual/map", "cross-lingual mAP"),
     Measure(QUALITY, "multilingual mAP"),
-    Measure(BIAS, "rank distance", more_is_better=False),
+    Measure(BIAS, "rank distance", more_is_better=False, logarithmic=True),
     Measure("multilingual/peer", "PEER"),
     Measure(f"multilingual/mrc@{DEPTH}", f"MRC@{DEPTH}"),
 )
@@ -81,6 +90,14 @@ class Study:
     def column(self, key: str) -> int:
         """Where a measure stands."""
         return next(i for i, measure in enumerate(self.measures) if measure.key == key)
+
+    def measure(self, key: str) -> Measure:
+        """By its key."""
+        return self.measures[self.column(key)]
+
+    def scaled(self, key: str) -> Float[np.ndarray, "R"]:
+        """A measure of every run, on the scale of its surface."""
+        return self.measure(key).scaled(self.figures[:, self.column(key)])
 
     def of(self, point: Point) -> Float[np.ndarray, "S M"]:
         """Figures of a point's finished runs, one a seed."""

@@ -56,8 +56,8 @@ def page(study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
         "<h2>Points</h2>",
         *_points(study, summary),
         "<h2>Over the simplex</h2>",
-        '<p class="small">Dots are the means of points, the ground is the fitted surface; brighter '
-        "is better.</p>",
+        '<p class="small">Dots are the means of points over seeds, the ground is the fitted '
+        "surface; brighter is better.</p>",
         _pictures(pictures, [name for name in pictures if name.startswith("map_")]),
         *_surfaces(study, summary),
         *_trade_off(summary, pictures),
@@ -172,9 +172,9 @@ def _surfaces(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     head = ["surface", *surface.TERMS, "deviation", "R²", "p of lack of fit"]
     yield "<details open><summary>Fitted surfaces</summary>" + _table(head, rows)
     yield (
-        f'<p class="small">Scheffé quadratics, {letters}; coefficients ± standard errors. Where '
-        "the lack of fit is small (p &lt; .05), the points bend in ways that the surface does not "
-        "follow: trust the dots, and its intervals less.</p></details>"
+        f'<p class="small">Scheffé quadratics, {letters}; coefficients ± standard errors, for '
+        "rank distance those of its logarithm. Where p of the lack of fit is small (&lt; .05), the "
+        "points bend in ways that the surface does not follow: trust the dots, and its intervals less.</p></details>"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from jaxir.retrieval.plots import save
 
@@ -34,9 +35,10 @@ def draw_pareto(
         zorder=1,
         label="Pareto front",
     )
-    for name, one, other, best in zip(names, quality, bias, front):
-        if not len(one):
-            continue
+    there = [i for i, values in enumerate(quality) if len(values)]
+    # neighbours in quality, whose names might collide, have them on different sides
+    for place, i in enumerate(sorted(there, key=lambda i: quality[i].mean())):
+        name, one, other, best = names[i], quality[i], bias[i], front[i]
         color = "crimson" if best else "0.45"
         x, y = other.mean(), one.mean()
         axes.plot([other.min(), other.max()], [y, y], color=color, linewidth=0.9, zorder=2)
@@ -45,17 +47,18 @@ def draw_pareto(
         axes.annotate(
             name,
             (x, y),
-            (5, 4),
+            (6, 3) if place % 2 else (-6, 3),
             textcoords="offset points",
+            ha="left" if place % 2 else "right",
             fontsize=8,
             color=color,
             weight="bold" if best else "normal",
         )
     if max(x.max() for x in bias if len(x)) > 5 * min(x.min() for x in bias if len(x)) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.xaxis.set_minor_formatter("{x:,.0f}")
-        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("rank distance (lower is less bias)")
     axes.set_ylabel("multilingual mAP (higher is better)")
     axes.set_title(title)

@@ -52,10 +52,7 @@ def report(
     if against is not None and why_no_test:
         raise UserError(f"--against {against}: {why_no_test}")
     shares = shares_of(study)
-    surfaces = {
-        one.key: fit(shares, study.figures[:, study.column(one.key)])
-        for one in without_languages(study)
-    }
+    surfaces = {one.key: fit(shares, study.scaled(one.key)) for one in without_languages(study)}
     measured = {one.key for one in study.measures}
     trade = trade_off(study, quality_weight) if {QUALITY, BIAS} <= measured else None
     summary = summarize(study, found, why_no_test, surfaces, trade, reference)

@@ -64,8 +64,16 @@ def sweep(config: Config, workdir: epath.Path, retry_failed: bool = False) -> No
             logger.info("data: %s", json.dumps(inputs.data_report))
             _check_kinds(config, inputs)
             _work(config, workdir, inputs, board, wanted)
+    finished, missing = read_ended(workdir, wanted)
     if is_first():
-        _show(workdir, wanted)
+        _show(workdir, wanted, finished, missing)
+    if missing:  # in every process, so that none takes another for dead
+        named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
+        raise RunError(
+            f"{len(missing)} of {len(wanted)} runs have no results ({named}"
+            f"{'; ...' if len(missing) > 3 else ''}); the others are done, and python -m "
+            "jaxir.sweep with --retry_failed tries these again"
+        )
 
 
 class Board:
@@ -172,13 +180,13 @@ def read_ended(
     return finished, missing
 
 
-def _show(workdir: epath.Path, wanted: tuple[Run, ...]) -> None:
-    """One table a task, of all workers' runs.
-
-    Raises:
-        RunError: some failed.
-    """
-    finished, missing = read_ended(workdir, wanted)
+def _show(
+    workdir: epath.Path,
+    wanted: tuple[Run, ...],
+    finished: dict[str, dict[str, Any]],
+    missing: dict[str, str],
+) -> None:
+    """One table a task, of all workers' runs."""
     every: dict[str, list[dict[str, Any]]] = {}
     for run in wanted:
         if run.name in finished:
@@ -197,10 +205,3 @@ def _show(workdir: epath.Path, wanted: tuple[Run, ...]) -> None:
     write_json(workdir / RESULTS_FILE, summary)
     print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")
     print(f"python -m jaxir.sweep report {workdir} compares them")
-    if missing:
-        named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
-        raise RunError(
-            f"{len(missing)} of {len(wanted)} runs have no results ({named}"
-            f"{'; ...' if len(missing) > 3 else ''}); the others are done, and python -m "
-            "jaxir.sweep with --retry_failed tries these again"
-        )

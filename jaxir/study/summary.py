@@ -100,7 +100,11 @@ def _trade_off(
         "as_good": dict(zip(kinds, zip(as_good.min(axis=0), as_good.max(axis=0)))),
         "score": interval(trade.surface),
         "score_over_uniform": interval(trade.surface, np.full(3, 1 / 3)),
-        **{key: interval(one) for key, one in surfaces.items() if one is not None},
+        **{
+            key: study.measure(key).unscaled(np.array(interval(one)))
+            for key, one in surfaces.items()
+            if one is not None
+        },
     }
     return told
 

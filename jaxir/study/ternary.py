@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from jaxir.retrieval.plots import save
+from jaxir.study.figures import Measure
 from jaxir.study.surface import Best, Surface, simplex
 
 HEIGHT = 3**0.5 / 2
@@ -53,7 +55,7 @@ def draw_map(
     shares: Float[np.ndarray, "P K"],
     values: Float[np.ndarray, "P"],
     surface: Surface | None,
-    more_is_better: bool,
+    measure: Measure,
     path: os.PathLike,
     best: Best | None = None,
 ) -> None:
@@ -68,12 +70,14 @@ def draw_map(
     there = ~np.isnan(values)
     low, high = float(values[there].min()), float(values[there].max())
     high = high if high > low else low + 1e-9
-    colors = "viridis" if more_is_better else "viridis_r"
-    look: dict[str, Any] = {"cmap": colors, "vmin": low, "vmax": high}
+    colors = "viridis" if measure.more_is_better else "viridis_r"
+    norm = LogNorm(low, high) if measure.logarithmic else Normalize(low, high)
+    look: dict[str, Any] = {"cmap": colors, "norm": norm}
+    ends = measure.scaled(np.array([low, high]))
     grid = simplex()
     if surface is not None:
-        levels = np.linspace(low, high, 25)
-        fitted = surface.at(grid)[0]
+        levels = measure.unscaled(np.linspace(ends[0], ends[1], 25))
+        fitted = measure.unscaled(surface.at(grid)[0])
         # what is expected beyond the points' own range has the color of its end
         axes.tricontourf(*_place(grid), fitted, levels=levels, extend="both", zorder=1, **look)
     if best is not None:
@@ -108,7 +112,10 @@ def draw_map(
         x, y = _place(best.shares[None])
         axes.scatter(x, y, marker="*", s=260, color="crimson", edgecolors="white", zorder=6)
     axes.set_title(title, fontsize=11)
-    figure.colorbar(dots, ax=axes, shrink=0.75, format=lambda value, _: short(value, high))
+    ticks = measure.unscaled(np.linspace(ends[0], ends[1], 6))
+    bar = figure.colorbar(dots, ax=axes, shrink=0.75, ticks=ticks)
+    bar.ax.minorticks_off()
+    bar.ax.set_yticklabels([short(value, high) for value in ticks])
     save(figure, path)
 
 

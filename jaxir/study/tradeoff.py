@@ -2,7 +2,8 @@
 
 Dimension key: R runs, P points, K kinds.
 
-Quality is mAP in the pool of all languages, bias the rank distance. The score of a run is
+Quality is mAP in the pool of all languages, bias the logarithm of the rank distance (which differs
+by factors from point to point). The score of a run is
 
     weight * (quality - worst) / (best - worst) + (1 - weight) * (worst - bias) / (worst - best)
 
@@ -26,7 +27,7 @@ class TradeOff:
 
     weight: float  # of quality
     quality_range: tuple[float, float]  # worst and best mean of a point
-    bias_range: tuple[float, float]
+    bias_range: tuple[float, float]  # of the logarithm
     scores: Float[np.ndarray, "R"]
     surface: Surface | None
     best: Best | None
@@ -48,11 +49,11 @@ def trade_off(study: Study, weight: float) -> TradeOff:
     scored = np.zeros(len(study.runs))
     ranges = []
     for key, share, pick in ((QUALITY, weight, np.nanmin), (BIAS, 1 - weight, np.nanmax)):
-        of_points = means(study, study.figures[:, study.column(key)])
+        of_points = means(study, study.scaled(key))
         worst = float(pick(of_points))
         best = float(np.nanmax(of_points) if pick is np.nanmin else np.nanmin(of_points))
         span = best - worst if best != worst else 1.0
-        scored = scored + share * (study.figures[:, study.column(key)] - worst) / span
+        scored = scored + share * (study.scaled(key) - worst) / span
         ranges.append((worst, best))
     surface = fit(shares_of(study), scored)
     best_shares = highest(surface) if surface is not None else None
