@@ -174,7 +174,8 @@ def _surfaces(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f'<p class="small">Scheffé quadratics, {letters}; coefficients ± standard errors, for '
         "rank distance those of its logarithm. Where p of the lack of fit is small (&lt; .05), the "
-        "points bend in ways that the surface does not follow: trust the dots, and its intervals less.</p></details>"
+        "points bend in ways that the surface does not follow: trust the dots, and its intervals "
+        "less.</p></details>"
     )
 
 
