@@ -260,6 +260,11 @@ def _redo(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{len(made['devices'])} × {escape(made['devices'][0])}. The {len(seconds)} finished runs "
         f"trained for {sum(seconds) / 60:,.0f} minutes in all.</p>"
     )
+    if study.config.model.trained_tokenizer_size:
+        yield (
+            "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again gives "
+            "slightly other pieces: for the same figures to the bit, start from a copy of it.</p>"
+        )
     for name, value in (
         ("The config", summary["config"]),
         ("The data", summary["data"]),
