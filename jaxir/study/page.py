@@ -262,8 +262,8 @@ def _redo(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     if study.config.model.trained_tokenizer_size:
         yield (
-            "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again gives "
-            "slightly other pieces: for the same figures to the bit, start from a copy of it.</p>"
+            "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again "
+            "gives slightly other pieces: for equal figures, start from a copy of it.</p>"
         )
     for name, value in (
         ("The config", summary["config"]),
