@@ -12,8 +12,9 @@ makes a difference as large, either way:
                  speaks of other questions to these very models.
     p_seeds      Student's t over seeds: mean difference over the seeds, and as its error the
                  residual of figure = point + seed over all runs of the sweep (randomised complete
-                 blocks: Montgomery, Design and Analysis of Experiments, 4.1). It speaks of other
-                 seeds on these very questions.
+                 blocks: Montgomery, Design and Analysis of Experiments, 4.1): one error for all
+                 points, as if seeds mattered alike at each. It speaks of other seeds on these very
+                 questions.
     p            Both at once: min F' (Clark, Journal of Verbal Learning and Verbal Behavior 12,
                  1973), from the t over seeds and that over questions. It speaks of other questions
                  to models of other seeds, and is the one that counts.
