@@ -12,7 +12,6 @@ learn how names correspond across languages, and that is what the schedules diff
 
 from jaxir.config import (
     CheckpointConfig,
-    CompareConfig,
     Config,
     DataConfig,
     EncoderConfig,
@@ -22,6 +21,7 @@ from jaxir.config import (
     OptimizerConfig,
     Shares,
     Source,
+    SweepConfig,
     WatchConfig,
 )
 
@@ -54,7 +54,7 @@ def get_config() -> Config:
         checkpoint=CheckpointConfig(every=200, keep=1),
         evaluation=EvaluationConfig(every=0, benchmark="cldr"),
         watch=WatchConfig(tensorboard=False, export=False),
-        compare=CompareConfig(
+        sweep=SweepConfig(
             shares={
                 "hybrid": Shares(monolingual=0.5, cross_lingual=0.5),
                 "monolingual": Shares(monolingual=1.0, cross_lingual=0.0),

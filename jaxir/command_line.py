@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from jaxir.config import Config, validate
 from jaxir.errors import RunError, UserError
 
 if TYPE_CHECKING:
+    from etils import epath
+
     from jaxir.retrieval.index import Index
     from jaxir.retriever import Retriever
 
@@ -207,6 +210,60 @@ def define_config(values: flags.FlagValues) -> None:
         "--config.FIELD=VALUE sets a field",
         flag_values=values,
     )
+
+
+def define_workdir(values: flags.FlagValues) -> None:
+    """Define the flags that say where runs are written and which processes take part in one."""
+    flags.DEFINE_string(
+        "workdir", None, "where everything is written (default: runs/CONFIG)", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "distributed", False, "start on several hosts (a TPU slice)", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of the first process, not on TPU", flag_values=values
+    )
+    for name, text in (("processes", "how many there are"), ("process", "the number of this one")):
+        flags.DEFINE_integer(name, None, f"{text}, not on TPU", 0, flag_values=values)
+    flags.DEFINE_integer(
+        "dead_after",
+        100,
+        "seconds after which a process that gives no sign of life ends the others",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "where compiled programs are kept (default: the workdir, on accelerators)",
+        flag_values=values,
+    )
+
+
+@contextmanager
+def started(argv: list[str], values: flags.FlagValues) -> "Iterator[epath.Path]":
+    """The workdir of the flags of `define_workdir`, with all processes of the run joined."""
+    from jaxir.host_memory import keep_freed_memory
+    from jaxir.training.processes import Join, joined
+    from jaxir.whole_files import path_of
+
+    workdir = path_of(values.workdir or Path("runs") / config_name(argv))
+    log_to_stderr()
+    keep_freed_memory()
+    join = Join(values.coordinator, values.processes, values.process, values.dead_after)
+    with joined(join) if values.distributed else nullcontext():
+        _keep_compiled(values.compilation_cache, os.fspath(workdir / "compiled"))
+        yield workdir
+
+
+def _keep_compiled(chosen: str | None, default: str) -> None:
+    """Keep compiled programs, so that a run that goes on after a preemption starts at once."""
+    import jax
+
+    if chosen is None and jax.default_backend() != "cpu":
+        chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", default)
+    if chosen is not None:
+        jax.config.update("jax_compilation_cache_dir", chosen)
 
 
 def parse_config(argv: list[str], values: flags.FlagValues, doc: str | None) -> Config | None:

@@ -218,11 +218,17 @@ class WatchConfig:
 
 
 @dataclass
-class CompareConfig:
-    """Train the same config with other shares, side by side; empty: one run of `hybrid.shares`."""
+class SweepConfig:
+    """Runs that differ in the shares of `kinds` and in the seed alone; see `jaxir.study.points`.
 
-    shares: dict[str, Shares] = field(default_factory=dict)
-    seeds: int = 1
+    Without a point there is one run, of `hybrid.shares`.
+    """
+
+    kinds: tuple[str, ...] = ("monolingual", "cross_lingual", "multilingual")  # the three corners
+    step: float = 0.0  # of a grid over all their shares: it divides 1; 0: no grid
+    named: tuple[str, ...] = ()  # of jaxir.study.points.NAMED, "uniform" for one
+    shares: dict[str, Shares] = field(default_factory=dict)  # further points, by name
+    seeds: int = 1  # of each point: config.seed and those after it
 
 
 @dataclass
@@ -241,7 +247,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    compare: CompareConfig = field(default_factory=CompareConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 CHOICES = {
@@ -265,7 +271,7 @@ POSITIVE = (
     *("model.encoder.layers", "model.encoder.heads", "model.encoder.intermediate_size"),
     *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
     *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
-    *("checkpoint.keep", "watch.every", "compare.seeds"),
+    *("checkpoint.keep", "watch.every", "sweep.seeds"),
     "scale.replicas",
 )
 NOT_NEGATIVE = (
@@ -322,8 +328,8 @@ def validate(config: Config) -> None:
     for source in config.data.sources:
         _require(source.skip >= 0, f"data.sources[{source.path}].skip", source.skip, "0 or more")
     _validate_shares("hybrid.shares", config.hybrid.shares)
-    for name, shares in config.compare.shares.items():
-        _validate_shares(f"compare.shares[{name}]", shares)
+    for name, shares in config.sweep.shares.items():
+        _validate_shares(f"sweep.shares[{name}]", shares)
 
 
 def _validate_shares(name: str, shares: Shares) -> None:

@@ -490,3 +490,37 @@ def test_a_run_in_a_bucket_goes_on_elsewhere_and_ends_the_same(server, folder, t
         del server.objects[_name(run / "export" / name)]
     best = read_trained(os.fspath(run))
     assert best.config.encoder == model.config.encoder
+
+
+def test_a_sweep_in_a_bucket_is_shared_and_reported_on(server, folder, tmp_path):
+    from pretend_sweep import grid_config, write_sweep
+
+    from jaxir.study.points import runs
+    from jaxir.study.reporting import report
+    from jaxir.study.running import DONE, WAIT, Board
+
+    config = grid_config(0.5)
+    wanted = runs(config)
+    write_sweep(tmp_path / "sweep", config, failed=("hybrid-seed0",))
+    for file in (tmp_path / "sweep").rglob("*"):
+        if file.is_file() and wanted[0].name not in file.parts:
+            name = file.relative_to(tmp_path / "sweep")
+            server.put(_name(folder / str(name)), file.read_bytes())
+
+    with Claims(folder / "claims") as ours, Claims(folder / "claims") as others:
+        boards = Board(folder, wanted, ours), Board(folder, wanted, others)
+        assert boards[0].left() == 1
+        assert boards[0].take() == 0
+        assert boards[1].take() == WAIT
+        for file in (tmp_path / "sweep" / wanted[0].name).iterdir():
+            server.put(_name(folder / wanted[0].name / file.name), file.read_bytes())
+        ours.release(wanted[0].name)
+        assert boards[1].take() == DONE
+
+    report(folder, folder / "report", 0.5, None, None)
+    report(path_of(tmp_path / "sweep"), path_of(tmp_path / "report"), 0.5, None, None)
+    found = _inside(server, folder / "report")
+    assert found.keys() == {file.name for file in (tmp_path / "report").iterdir()}
+    for name in ("report.json", "runs.csv", "points.csv"):
+        assert found[name] == (tmp_path / "report" / name).read_bytes()
+    assert json.loads(found["report.json"])["missing"].keys() == {"hybrid-seed0"}

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import pkgutil
+import re
 
 import jax
 import jaxir.configs
@@ -33,7 +34,7 @@ def test_there_are_configs():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_has_the_command(name):
     module = importlib.import_module(f"jaxir.configs.{name}")
-    assert f"python -m jaxir.train --config {name}.py" in module.__doc__
+    assert re.search(rf"python -m jaxir\.(train|sweep) --config {name}\.py", module.__doc__)
 
 
 @pytest.mark.parametrize("name", NAMES)

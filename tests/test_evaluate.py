@@ -12,11 +12,12 @@ from safetensors.numpy import load_file, save_file
 from tiny import tiny_config
 
 from jaxir import evaluate
-from jaxir.benchmarks.reports import REPORT, VALUES, compare_reports, read_values
+from jaxir.benchmarks.reports import REPORT, VALUES, compare_reports
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import read_tokenizer, write_model
+from jaxir.retrieval.values import read_values
 from jaxir.training import loop
 from jaxir.training.run import run
 

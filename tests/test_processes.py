@@ -175,3 +175,18 @@ def test_ten_kills_change_nothing(config, whole, tmp_path):
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name])
     assert lines(workdir).keys() == lines(whole).keys()
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_runs_of_a_sweep_together(config, tmp_path):
+    """As one worker; that one run fails is known to both, and ends both alike."""
+    workdir = tmp_path / "sweep"
+    (workdir / "X-Y-seed0").mkdir(parents=True)
+    (workdir / "X-Y-seed0" / "failed.json").write_text('{"error": "step 7: the loss is nan"}')
+    with Run(config, workdir, 2, "--config.sweep.named=('X-X', 'X-Y')") as run:
+        assert run.wait() == [1, 1], run.text()
+    assert run.text().count("X-Y-seed0 failed: step 7: the loss is nan") == 2
+    assert (workdir / "X-X-seed0" / "results.json").exists()
+    assert (workdir / "X-X-seed0" / "values_held_out.npz").exists()
+    assert list(json.loads((workdir / "results.json").read_text())["missing"]) == ["X-Y-seed0"]
+    assert not list((workdir / "claims").iterdir())

@@ -19,7 +19,7 @@ from etils import epath
 from safetensors.numpy import load_file
 from tiny import tiny_config, write_config
 
-from jaxir.config import CompareConfig, Shares, WatchConfig
+from jaxir.config import Shares, WatchConfig
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
 from jaxir.training import loop
@@ -158,23 +158,6 @@ def test_a_loss_that_is_not_finite_names_step_kind_and_languages(tmp_path):
     with pytest.raises(RunError, match=r"step \d+: the loss is .*lingual batch, ..-.."):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
-
-
-def test_runs_side_by_side_share_their_data_and_show_ties(tmp_path, capsys):
-    config = tiny_config(tmp_path, steps=4)
-    config.evaluation.every = 0
-    config.compare = CompareConfig(shares={"both": Shares(), "mono": Shares(1, 0, 0)}, seeds=2)
-    run(config, tmp_path / "run")
-    shown = capsys.readouterr().out
-    assert "both" in shown
-    assert "±" in shown
-    summary = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert {name: len(runs) for name, runs in summary["tasks"]["held_out"].items()} == {
-        "both": 2,
-        "mono": 2,
-    }
-    used = json.loads((tmp_path / "run" / "mono-seed1" / "results.json").read_text())["used"]
-    assert used["kinds"] == {"monolingual": 4}
 
 
 @pytest.mark.parametrize(

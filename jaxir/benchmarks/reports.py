@@ -2,15 +2,11 @@
 
 import dataclasses
 import json
-import platform
 import sys
 import time
-import zlib
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -21,7 +17,7 @@ from jaxir.benchmarks.run import Benchmark, Result, read_benchmark, run_benchmar
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval import plots
-from jaxir.retrieval.evaluation import QueryValues, plain
+from jaxir.retrieval.evaluation import plain
 from jaxir.retrieval.measuring import Ranking, Run
 from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
 from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
@@ -29,10 +25,11 @@ from jaxir.retrieval.tables import print_measures, print_paired, print_settings
 from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.topk import DTYPES, data_mesh
 from jaxir.retrieval.trec import write_qrels, write_run
-from jaxir.whole_files import replacing, write_json, writing
+from jaxir.retrieval.values import read_values, write_values
+from jaxir.versions import made_with
+from jaxir.whole_files import replacing, write_json
 
 REPORT, VALUES = "report.json", "values.npz"
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
 
 
 def evaluate(
@@ -154,10 +151,7 @@ def _report(
     }
     return {
         "command": [f"python -m {jaxir.__name__}.evaluate", *sys.argv[1:]],
-        "jaxir": jaxir.__version__,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
+        **made_with(),
         "model": {"name": model, "sha256": trained.weights_digest()}
         | texts
         | {"batch_tokens": batch_tokens, "shape": dataclasses.asdict(trained.config)},
@@ -254,45 +248,6 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
     notes.append(f"encoding {parts['encoding']:,.0f} s of {parts['all']:,.0f} s")
     print("; ".join(notes))
     print(f"{output / REPORT}, run and qrels files and pictures beside it")
-
-
-def write_values(path: Path, values: QueryValues) -> None:
-    """Every measure of every query, as NumPy arrays."""
-    arrays: dict[str, Any] = {
-        "query_language": values.query_language,
-        "question": values.question,
-        "languages": np.array(values.languages),
-        "settings": np.array(values.settings),
-    }
-    arrays |= {f"by_language/{name}": one for name, one in values.by_language.items()}
-    arrays |= {f"in_pool/{name}": one for name, one in values.in_pool.items()}
-    with writing(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-def read_values(path: Path) -> QueryValues:
-    """What `write_values` has written.
-
-    Raises:
-        UserError: there is no such file, or it is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        fields: dict[str, dict[str, np.ndarray]] = {"by_language": {}, "in_pool": {}}
-        for name, values in arrays.items():
-            kind, _, measure = name.partition("/")
-            if measure:
-                fields[kind][measure] = values
-        return QueryValues(
-            languages=tuple(arrays["languages"].tolist()),
-            settings=tuple(arrays["settings"].tolist()),
-            query_language=arrays["query_language"],
-            question=arrays["question"],
-            **fields,
-        )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
 
 
 def compare_reports(first: Path, second: Path) -> dict[str, Comparison]:

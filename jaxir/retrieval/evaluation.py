@@ -126,10 +126,16 @@ class SettingsReport:
 
 
 def evaluate_settings(
-    above: Int[np.ndarray, "Q R N"], retrieval_set: RetrievalSet
+    above: Int[np.ndarray, "Q R N"],
+    retrieval_set: RetrievalSet,
+    more: Mapping[str, Float[np.ndarray, "Q"]] | None = None,
 ) -> SettingsReport:
-    """Measure the three settings from the counts of `jaxir.retrieval.ranks.passages_above`."""
-    return report(ranks_within_language(above, retrieval_set), ranks_in_pool(above), retrieval_set)
+    """Measure the three settings from the counts of `jaxir.retrieval.ranks.passages_above`.
+
+    `more` are further measures of each query in the pool.
+    """
+    within_language = ranks_within_language(above, retrieval_set)
+    return report(within_language, ranks_in_pool(above), retrieval_set, more=more)
 
 
 def report(

@@ -111,12 +111,12 @@ def measure(
             runs.append(run.of("monolingual", own[asking]))
             if across:
                 runs.append(run.of("cross_lingual", ~own))
-    more, shares = {}, {}
+    more: dict[str, np.ndarray] = {}
+    shares = {}
     if "multilingual" in retrieval_set.settings:
         found = best(every, np.arange(len(index)), depth)
         runs.append(Run("multilingual", -1, every, found))
-        first = found.places[:, :DEPTH]
-        more[f"mrc@{DEPTH}"] = rank_correlation(first, retrieval_set.question, len(index))
+        more |= _alike(found, retrieval_set)
         for k in SHARE_DEPTHS:
             shares[k] = language_shares(
                 found.places[:, :k],
@@ -131,6 +131,25 @@ def measure(
         within, pooled = ranks_within_language(above, retrieval_set), ranks_in_pool(above)
     figures = report(within, pooled, retrieval_set, whole=not ranking.depth, more=more)
     return Measured(figures, [_cut(run, ranking.run_depth) for run in runs], shares)
+
+
+def first_places_alike(
+    queries: Float[np.ndarray, "Q D"],
+    passages: Float[np.ndarray, "P D"],
+    retrieval_set: RetrievalSet,
+) -> dict[str, Float[np.ndarray, "Q"]]:
+    """The measures in the pool that look at first places; of a task without a pool none."""
+    if "multilingual" not in retrieval_set.settings:
+        return {}
+    tie_order = tie_order_of(retrieval_set.passage_ids)
+    found = search(queries, make_vectors(passages), DEPTH, tie_order=tie_order)
+    return _alike(found, retrieval_set)
+
+
+def _alike(found: Found, retrieval_set: RetrievalSet) -> dict[str, Float[np.ndarray, "Q"]]:
+    """MRC, from the pool's first places."""
+    first, passages = found.places[:, :DEPTH], len(retrieval_set.passages)
+    return {f"mrc@{DEPTH}": rank_correlation(first, retrieval_set.question, passages)}
 
 
 def _cut(run: Run, depth: int) -> Run:

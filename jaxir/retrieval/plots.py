@@ -36,7 +36,7 @@ def draw_heat_map(report: SettingsReport, path: os.PathLike) -> None:
                 column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
             )
     figure.colorbar(image, ax=axes, label="mAP")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_rank_distances(
@@ -59,7 +59,7 @@ def draw_rank_distances(
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=len(systems), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_language_shares(
@@ -91,9 +91,10 @@ def draw_language_shares(
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: os.PathLike) -> None:
+def save(figure: Figure, path: os.PathLike) -> None:
+    """Write a figure as PNG."""
     with writing(path, "wb") as file:
         figure.savefig(file, dpi=120, format="png")

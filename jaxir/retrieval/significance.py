@@ -1,6 +1,6 @@
 """How far chance alone may move a figure, and whether it explains the difference of two models.
 
-Dimension key: Q queries, U questions, B draws.
+Dimension key: Q queries, U questions, B draws, M figures.
 
 What is drawn is questions: the queries that ask one thing in several languages are no independent
 witnesses, so they are drawn together.
@@ -97,21 +97,33 @@ def compare(
     pairs = _paired(first, second)
     if not pairs:
         return {}
-    questions = len(next(iter(pairs.values()))[0].sums)
-    contributions = np.stack([_contributions(*pair) for pair in pairs.values()], axis=1)
-    observed = contributions.sum(axis=0)
-    # what rounding alone may move
-    slack = 1e-12 * np.maximum(np.abs(contributions).sum(axis=0), 1e-300)
-    as_large = np.zeros(len(pairs))
-    rng = np.random.default_rng(seed)
-    for number in _blocks(permutations, questions):
-        signs = rng.integers(0, 2, (number, questions)) * 2.0 - 1
-        as_large += (np.abs(signs @ contributions) >= np.abs(observed) - slack).sum(axis=0)
-    p_values = (1 + as_large) / (1 + permutations)
+    parts = [contributions(other) - contributions(one) for one, other in pairs.values()]
+    p_values = exchange(np.stack(parts, axis=1), permutations, seed)
     return {
         name: Comparison(float(one.figure()), float(other.figure()), float(p))
         for (name, (one, other)), p in zip(pairs.items(), p_values)
     }
+
+
+def exchange(
+    differences: Float[np.ndarray, "U M"], permutations: int = PERMUTATIONS, seed: int = 0
+) -> Float[np.ndarray, "M"]:
+    """P values of sums of differences, either way, when each question's are given random signs.
+
+    Args:
+        differences: what each question adds to each of M differences.
+        permutations: how often signs are drawn, the same for all of a question.
+        seed: of the draws.
+    """
+    observed = differences.sum(axis=0)
+    # what rounding alone may move
+    slack = 1e-12 * np.maximum(np.abs(differences).sum(axis=0), 1e-300)
+    as_large = np.zeros(differences.shape[1])
+    rng = np.random.default_rng(seed)
+    for number in _blocks(permutations, max(differences.shape)):
+        signs = rng.integers(0, 2, (number, len(differences))) * 2.0 - 1
+        as_large += (np.abs(signs @ differences) >= np.abs(observed) - slack).sum(axis=0)
+    return (1 + as_large) / (1 + permutations)
 
 
 def _paired(first: QueryValues, second: QueryValues) -> dict[str, tuple[Totals, Totals]]:
@@ -138,9 +150,8 @@ def _paired(first: QueryValues, second: QueryValues) -> dict[str, tuple[Totals, 
     return {name: (ours[name], theirs[name]) for name in ours if ours[name].counts.any()}
 
 
-def _contributions(first: Totals, second: Totals) -> Float[np.ndarray, "U"]:
-    """What each question adds to the difference of the figures."""
-    counts = first.counts.sum(axis=0)
+def contributions(totals: Totals) -> Float[np.ndarray, "U"]:
+    """What each question adds to the figure; models compare where the same queries count."""
+    counts = totals.counts.sum(axis=0)
     cells = counts > 0
-    shares = (second.sums - first.sums)[:, cells] / counts[cells]
-    return shares.sum(axis=1) / cells.sum()
+    return (totals.sums[:, cells] / counts[cells]).sum(axis=1) / cells.sum()

@@ -20,6 +20,7 @@ from jaxir.data.pipeline import Loader, batches
 from jaxir.data.tokens import Tokens
 from jaxir.retrieval.encoding import Embed, encode, make_embed, tokens_at_once
 from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
+from jaxir.retrieval.measuring import first_places_alike
 from jaxir.retrieval.ranks import passages_above
 from jaxir.retrieval.retrieval_set import select_queries
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
@@ -136,9 +137,17 @@ def train(
 
 
 def evaluate_task(
-    config: Config, programs: Programs, params: Any, task: Task, most_queries: int = 0
+    config: Config,
+    programs: Programs,
+    params: Any,
+    task: Task,
+    most_queries: int = 0,
+    first_places: bool = False,
 ) -> SettingsReport:
-    """The three settings of a task, on all devices; of `most_queries` always the same ones."""
+    """The three settings of a task, on all devices; of `most_queries` always the same ones.
+
+    With `first_places` the pool is searched too, for how alike parallel queries are answered.
+    """
 
     def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
         batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
@@ -154,7 +163,9 @@ def evaluate_task(
         retrieval_set = select_queries(retrieval_set, asked)
     queries = embeddings(task.query_tokens, asked, config.model.max_query_tokens)
     passages = embeddings(task.passage_tokens, pool, config.model.max_passage_tokens)
-    return evaluate_settings(passages_above(queries, passages, retrieval_set), retrieval_set)
+    above = passages_above(queries, passages, retrieval_set)
+    more = first_places_alike(queries, passages, retrieval_set) if first_places else None
+    return evaluate_settings(above, retrieval_set, more)
 
 
 def _loader(

@@ -1,6 +1,5 @@
-"""A config from its first byte to its table: one run, or several side by side."""
+"""One run from its first byte to its table."""
 
-import copy
 import dataclasses
 import json
 import logging
@@ -13,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from jaxir.benchmarks.bm25 import bm25
-from jaxir.config import CompareConfig, Config
+from jaxir.config import Config
 from jaxir.data.hybrid import Hybrid
+from jaxir.errors import RunError
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval.tables import print_comparison, print_settings
+from jaxir.retrieval.tables import print_settings
+from jaxir.retrieval.values import write_values
 from jaxir.training.inputs import Inputs, prepare
 from jaxir.training.loop import Programs, evaluate_task, train
 from jaxir.training.meter import usage
@@ -27,7 +29,8 @@ from jaxir.training.processes import is_first
 from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.step import make_state
 from jaxir.training.trained import write_export
-from jaxir.training.workdir import RESULTS_FILE, claim
+from jaxir.training.workdir import RESULTS_FILE, claim, values_file
+from jaxir.versions import made_with
 from jaxir.whole_files import is_remote, publish, write_json
 
 Results = dict[str, Any]
@@ -47,51 +50,35 @@ def run(config: Config, workdir: epath.Path) -> None:
     claim(workdir, config)
     inputs = prepare(config, workdir)
     logger.info("data: %s", json.dumps(inputs.data_report))
-    if config.compare.shares:
-        _compare(config, inputs, workdir)
-        return
-    results, _ = _train_and_measure(config, inputs, workdir, workdir.name, None)
+    results, _ = train_and_measure(config, inputs, workdir, workdir.name, None)
     if not is_first():
         return
     for name, systems in results["tasks"].items():
-        print_settings(f"{name}: {_size(systems)}", systems)
+        print_settings(f"{name}: {size_of(systems)}", systems)
     print(f"{workdir / RESULTS_FILE}, heat maps and metrics beside it")
 
 
-def _compare(config: Config, inputs: Inputs, workdir: epath.Path) -> None:
-    """Every setting of the shares with every seed, then one table a task."""
-    programs = None
-    every: dict[str, list[Results]] = {}
-    for seed in range(config.seed, config.seed + config.compare.seeds):
-        for name, shares in config.compare.shares.items():
-            one = copy.deepcopy(config)
-            one.seed, one.hybrid.shares, one.compare = seed, shares, CompareConfig()
-            folder = workdir / f"{name}-seed{seed}"
-            results, programs = _train_and_measure(one, inputs, folder, folder.name, programs)
-            every.setdefault(name, []).append(results)
-    if not is_first():
-        return
-    summary: dict[str, Any] = {"tasks": {}, "ties": {}}
-    for task in inputs.tasks:
-        reports = {
-            name: [one["tasks"][task]["trained"] for one in runs] for name, runs in every.items()
-        }
-        first = next(iter(every.values()))[0]["tasks"][task]
-        ties = print_comparison(f"{task}, {_size(first)}", reports)
-        summary["tasks"][task], summary["ties"][task] = reports, ties
-    write_json(workdir / RESULTS_FILE, summary)
-    print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")
-
-
-def _size(systems: Mapping[str, Any]) -> str:
+def size_of(systems: Mapping[str, Any]) -> str:
+    """How large a task is, in words."""
     report = next(iter(systems.values()))
     return f"{report['queries']:,} queries, {report['passages']:,} passages"
 
 
-def _train_and_measure(
+def train_and_measure(
     config: Config, inputs: Inputs, workdir: epath.Path, name: str, programs: Programs | None
 ) -> tuple[Results, Programs | None]:
-    """Results of one run; those of a run that was finished before are read."""
+    """Results of one run, going on where it was stopped; those of a finished one are read.
+
+    Args:
+        config: the run.
+        inputs: shared by the runs of a sweep.
+        workdir: the run's own folder.
+        name: what the progress line calls it.
+        programs: as for `train`; they are returned.
+
+    Raises:
+        UserError, RunError: as `train`; and for parameters that are not finite.
+    """
     path = workdir / RESULTS_FILE
     if path.exists():
         claim(workdir, config)
@@ -101,6 +88,7 @@ def _train_and_measure(
     config = dataclasses.replace(config, model=inputs.model)
     results: Results = {
         "command": shlex.join(["python", "-m", "jaxir.train", *sys.argv[1:]]),
+        **made_with(),
         "seconds": time.perf_counter() - began,
         "data": dict(inputs.data_report),
     }
@@ -108,9 +96,14 @@ def _train_and_measure(
         zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
     )
     mesh = make_mesh(config)
+    whole = replicate(params, mesh)  # every process takes part
+    if not all(np.isfinite(jax.device_get(leaf)).all() for leaf in jax.tree.leaves(whole)):
+        raise RunError(
+            f"{workdir}: the last step left parameters that are not finite; lower "
+            "config.optimizer.learning_rate or set config.optimizer.clip_norm"
+        )
     with jax.set_mesh(mesh):
         results["tasks"] = _measure(config, inputs, workdir, params, programs, mesh)
-    whole = replicate(params, mesh)  # every process takes part
     if is_first():
         if config.watch.export:
             _export(config, jax.device_get(whole), inputs.tokenizer, results, workdir / "export")
@@ -146,20 +139,21 @@ def _measure(
     programs: Programs,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, dict[str, Any]]:
-    """Every task's report by system; the trained one is drawn as a heat map."""
+    """Every task's report by system; the trained one as a heat map and query by query too."""
     from jaxir.retrieval.plots import draw_heat_map  # matplotlib takes a second to import
 
     tasks: dict[str, dict[str, Any]] = {}
     untrained = None
     for name, task in inputs.tasks.items():
-        trained = evaluate_task(config, programs, params, task)
+        trained = evaluate_task(config, programs, params, task, first_places=True)
         if is_first():
             draw_heat_map(trained, workdir / f"heat_map_{name}.png")
+            write_values(workdir / values_file(name), trained.values)
         tasks[name] = {"trained": trained.to_dict()}
         if config.evaluation.baselines and name != "held_out":
             if untrained is None:
                 untrained = make_state(config, inputs.params, mesh)["params"]["model"]
-            before = evaluate_task(config, programs, untrained, task)
+            before = evaluate_task(config, programs, untrained, task, first_places=True)
             tasks[name] |= {
                 "untrained": before.to_dict(),
                 "BM25": bm25(task.retrieval_set).to_dict(),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import dacite
 import jax
 from etils import epath
 
@@ -15,7 +14,7 @@ from jaxir.errors import UserError
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
 from jaxir.training.model_card import model_card
-from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE
+from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE, read_config
 from jaxir.whole_files import as_local, path_of
 
 
@@ -40,7 +39,7 @@ def read_trained(name: str) -> TrainedModel:
     if not is_workdir(name):
         return read_folder(name)
     workdir = path_of(name)
-    config = _read_config(workdir)
+    config = read_config(workdir)
     limits = (config.model.max_query_tokens, config.model.max_passage_tokens)
     if (workdir / "export" / "modules.json").exists():
         with as_local(workdir / "export") as folder:
@@ -64,7 +63,7 @@ def export(name: str, folder: str | os.PathLike) -> None:
     """
     config, results = None, None
     if is_workdir(name):
-        config = _read_config(path_of(name))
+        config = read_config(path_of(name))
         path = path_of(name) / RESULTS_FILE
         results = json.loads(path.read_text()) if path.exists() else None
     write_export(folder, read_trained(name), config, results)
@@ -87,15 +86,6 @@ def write_export(
         max_tokens=max(model.max_query_tokens, model.max_passage_tokens),
         card=model_card(model, config, results),
     )
-
-
-def _read_config(workdir: epath.Path) -> Config:
-    path = workdir / CONFIG_FILE
-    try:
-        fields = json.loads(path.read_text())
-        return dacite.from_dict(Config, fields, dacite.Config(cast=[tuple]))
-    except (ValueError, dacite.DaciteError) as error:
-        raise UserError(f"{path}: not a config of this version of jaxir ({error})") from error
 
 
 def _newest_params(config: Config, workdir: epath.Path, start: Any) -> Any:

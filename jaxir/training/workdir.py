@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+import dacite
 from etils import epath
 
 from jaxir.config import Config
@@ -11,6 +12,11 @@ from jaxir.errors import UserError
 from jaxir.whole_files import create
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
+
+
+def values_file(task: str) -> str:
+    """Name of the file with every measure of every query of a task."""
+    return f"values_{task}.npz"
 
 
 def claim(workdir: epath.PathLike, config: Config) -> None:
@@ -37,6 +43,20 @@ def claim(workdir: epath.PathLike, config: Config) -> None:
             f"{workdir}: belongs to a run with another config ({'; '.join(different[:3])}); "
             "use another --workdir or delete it"
         )
+
+
+def read_config(workdir: epath.PathLike) -> Config:
+    """The config that a folder was claimed for.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    path = epath.Path(workdir) / CONFIG_FILE
+    try:
+        fields = json.loads(path.read_text())
+        return dacite.from_dict(Config, fields, dacite.Config(cast=[tuple]))
+    except (ValueError, dacite.DaciteError) as error:
+        raise UserError(f"{path}: not a config of this version of jaxir ({error})") from error
 
 
 def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:

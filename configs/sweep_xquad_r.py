@@ -1,0 +1,26 @@
+"""The ratio study on open data: 16 points of the simplex, three seeds, measured on XQuAD-R.
+
+    python -m jaxir.sweep --config sweep_xquad_r.py --workdir DIR --config.data.directory=DATA
+    python -m jaxir.sweep report DIR
+
+The 15 points of step 1/4 over the shares of monolingual, cross-lingual and multilingual batches,
+and uniform shares. Data, model and steps are those of `xquad_r_small.py`; the seeds differ in the
+initial weights and in the order of the rows, never in what is held out. Machine, hours and scores:
+not measured yet.
+"""
+
+from jaxir.configs import xquad_r_small
+
+from jaxir.config import Config, SweepConfig
+
+
+def get_config() -> Config:
+    """48 runs, of each of which the last checkpoint is kept."""
+    config = xquad_r_small.get_config()
+    config.sweep = SweepConfig(
+        step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
+    )
+    config.checkpoint.keep = 1
+    config.evaluation.baselines = False
+    config.watch.tensorboard = config.watch.export = False
+    return config
