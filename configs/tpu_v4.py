@@ -36,6 +36,7 @@ def get_config() -> Config:
             pooling="mean",
             max_query_tokens=64,
             max_passage_tokens=256,
+            row_tokens=256,
         ),
         data=DataConfig(
             sources=(

@@ -116,7 +116,7 @@ def get_config() -> Config:
             passage_prefix="",
             max_query_tokens=32,
             max_passage_tokens=64,
-            length_buckets=2,
+            row_tokens=64,
         ),
         data=DataConfig(
             sources=SOURCES, passage="sentence", held_out_limit=300, drop_overlap_with="xquad-r"

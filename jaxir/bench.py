@@ -18,7 +18,8 @@ on the device, beside the matrix product alone and faiss or torch. --passages, -
 `search_disk`: the same of 5,000,000 passages in bfloat16 that are streamed from a file made for it
 (3.6 GiB in the folder for temporary files), with the most anonymous memory of the process.
 
-`pipeline`: from the token cache on disk to batches in memory: pairs a second.
+`pipeline`: from the token cache on disk to batches in memory: pairs a second, padded and packed;
+and the padding in batches of MLQA's pairs (--directory).
 
 `load`: a new process a round, which loads --model, indexes two passages and asks a question.
 
@@ -132,7 +133,7 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
         ),
         "search": lambda: search.measure(rounds, passages, width, dtype, against),
         "search_disk": lambda: search.measure_disk(rounds),
-        "pipeline": lambda: pipeline.measure(rounds),
+        "pipeline": lambda: pipeline.measure(rounds, directory),
         "load": lambda: loading.measure(rounds, values.model),
         "profile": lambda: training.profile(config, Path(values.trace or "profile")),
     }

@@ -5,9 +5,10 @@
 Compiles the real train step, and a search step, for the slice with the TPU's own compiler (libtpu,
 from PyPI; no TPU is needed) and shows memory on each chip, FLOPs, bytes through HBM and between
 chips, the least time by the chip's peaks, and pairs/s at a given share of them (--mfu). The
-topology may also be a slice's name in the cloud, e.g. v4-16. --search finds the largest batch on a
-chip that fits, and what made it fit. The model's shape is that of config.model.encoder; nothing is
-downloaded.
+topology may also be a slice's name in the cloud, e.g. v4-16. Where texts share rows
+(config.model.row_tokens), --tokens_a_pair says how long those of a pair are on average. --search
+finds the largest batch on a chip that fits, and what made it fit. The model's shape is that of
+config.model.encoder; nothing is downloaded.
 
 Exit status: 0 planned; 2 a mistake in what it was told; 1 otherwise.
 """
@@ -31,6 +32,13 @@ def main(argv: list[str]) -> int | None:
     flags.DEFINE_float(
         "mfu", 0.4, "share of the chips' peak that is reached", 0, 1, flag_values=values
     )
+    flags.DEFINE_float(
+        "tokens_a_pair",
+        0.0,
+        "mean of the data, where texts share rows (default: as many as the limits allow)",
+        0,
+        flag_values=values,
+    )
     flags.DEFINE_string("output", None, "also write the plan to this file", flag_values=values)
     config = command_line.parse_config(argv, values, __doc__)
     if config is None:
@@ -48,7 +56,8 @@ def main(argv: list[str]) -> int | None:
     command_line.log_to_stderr()
     output = Path(values.output) if values.output else None
     cache = cache_folder() / "plans"
-    report_plan(config, values.topology, values.search, values.mfu, cache, output)
+    tokens = values.tokens_a_pair
+    report_plan(config, values.topology, values.search, values.mfu, cache, output, tokens)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The benchmarks measure the work that they name."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +11,10 @@ from jaxir import bench
 from jaxir.config import EncoderConfig
 from jaxir.errors import UserError
 from jaxir.models.dual_encoder import embed, init_params
-from jaxir.speed import report, search, timing, training, work
+from jaxir.speed import pipeline, report, search, timing, training, work
 from jaxir.training.step import matmul_flops
+
+DATA = Path(__file__).parents[1].parent / "shared/data"
 
 
 @pytest.fixture
@@ -74,6 +77,13 @@ def test_search_is_compared_with_the_same_answers(monkeypatch):
     monkeypatch.setattr(search, "QUERIES", 8)
     found = search.measure(1, 2_000, 16, "float32", "")
     assert set(found["seconds"]) == {"matrix product", "jaxir"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"MLQA's pairs are not at {DATA}")
+def test_packing_wastes_little_of_mlqa():
+    found = pipeline._waste(DATA)
+    assert found["packed"] <= 0.05 < 0.3 < found["padded"]
 
 
 def test_turns_are_taken_and_the_first_does_not_count():

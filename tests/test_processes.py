@@ -73,7 +73,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return write_config(tmp_path_factory.mktemp("tiny"), STEPS)
+    return write_config(tmp_path_factory.mktemp("tiny"), STEPS, row_tokens=48)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Whole runs in small: what they leave behind, and that stopping changes nothing."""
 
+import copy
 import dataclasses
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +69,27 @@ def test_what_a_run_leaves_behind(finished):
     assert (workdir / "heat_map_held_out.png").read_bytes()[1:4] == b"PNG"
     assert list((workdir / "tensorboard").iterdir())
     assert not list(workdir.rglob("*unfinished*"))
+
+
+def test_a_packed_run_learns_what_a_padded_one_learns(finished, tmp_path):
+    """The same batches and dropout, with other sums of rounding errors."""
+    padded, workdir = finished
+    config = copy.deepcopy(padded)
+    config.model.row_tokens = 48
+    config.evaluation.every = 0
+    shutil.copytree(workdir / "tokenizer", tmp_path / "run" / "tokenizer")
+    run(config, tmp_path / "run")
+    lines = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (workdir, tmp_path / "run")
+    ]
+    losses, waste = (
+        [[line[name] for line in one if name in line] for one in lines]
+        for name in ("loss", "padding_waste")
+    )
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-3)
+    assert max(waste[1]) < min(waste[0])
+    assert all(0 <= line["input_wait"] < 1 for line in lines[1] if "loss" in line)
 
 
 def test_a_relative_workdir_will_do(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def write_rows(path: Path, groups: int = 120) -> None:
                 stream.write(json.dumps(row) + "\n")
 
 
-def tiny_config(folder: Path, steps: int = 24) -> Config:
+def tiny_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Config:
     """Writes the rows too. Evaluates once on the way, saves often."""
     write_rows(folder / "rows.jsonl")
     encoder = EncoderConfig(
@@ -56,6 +56,7 @@ def tiny_config(folder: Path, steps: int = 24) -> Config:
             trained_tokenizer_size=300,
             max_query_tokens=24,
             max_passage_tokens=32,
+            row_tokens=row_tokens,
         ),
         data=DataConfig(directory=str(folder), sources=(Source(path="rows.jsonl"),), held_out=0.2),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=4),
@@ -65,15 +66,15 @@ def tiny_config(folder: Path, steps: int = 24) -> Config:
     )
 
 
-def write_config(folder: Path, steps: int = 24) -> Path:
+def write_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Path:
     """The tiny config as a file that `--config` reads."""
-    tiny_config(folder, steps)
+    tiny_config(folder, steps, row_tokens)
     path = folder / "tiny_run.py"
     path.write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from tiny import tiny_config\n"
-        f"def get_config():\n    return tiny_config(Path({str(folder)!r}), {steps})\n"
+        f"def get_config():\n    return tiny_config(Path({str(folder)!r}), {steps}, {row_tokens})\n"
     )
     return path

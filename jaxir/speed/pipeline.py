@@ -1,5 +1,6 @@
 """From the token cache on disk to batches in memory, as training has them."""
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -11,18 +12,24 @@ import numpy as np
 from jaxir.config import HybridConfig
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.pipeline import Batch, Loader, batches
+from jaxir.data.pipeline import SAMPLED_STEPS, Batch, Loader, batches
 from jaxir.data.tokens import Tokens
-from jaxir.speed import timing
+from jaxir.speed import timing, work
 
 PAIRS = 1 << 15
 BATCH_SIZE = 2_048
 BATCHES = 40  # a round
+WASTE_BATCH_SIZE = 1_024
 LANGUAGES = ("ar", "de", "en", "es", "hi", "ru", "th", "tr", "zh")
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Pairs a second from memory-mapped tokens to padded and to packed batches."""
+def measure(rounds: int, directory: Path | None) -> dict[str, Any]:
+    """Pairs a second from memory-mapped tokens to padded and to packed batches.
+
+    Args:
+        rounds: how often each is measured.
+        directory: of MLQA's pairs, of whose batches the padding is measured; None: it is not.
+    """
     rng = np.random.default_rng(0)
     places = np.arange(PAIRS * len(LANGUAGES)).reshape(PAIRS, len(LANGUAGES))
     with tempfile.TemporaryDirectory() as folder:
@@ -75,4 +82,20 @@ def measure(rounds: int) -> dict[str, Any]:
             name: timing.spread([BATCHES * BATCH_SIZE / x for x in times])
             for name, times in seconds.items()
         },
-    }
+    } | ({"padding waste, MLQA": _waste(directory)} if directory else {})
+
+
+def _waste(directory: Path) -> dict[str, Any]:
+    """Share of padding in batches of steps that did not decide the numbers of rows."""
+    config = work.run_config("small", WASTE_BATCH_SIZE, "float32", 0, 0.0)
+    with tempfile.TemporaryDirectory() as cache:
+        loader = work.mlqa_loader(config, directory, 1, Path(cache))
+        steps = range(SAMPLED_STEPS, 2 * SAMPLED_STEPS)
+        figures: dict[str, Any] = {"pairs a batch": WASTE_BATCH_SIZE, "batches": len(steps)}
+        for name, one in (
+            ("padded", dataclasses.replace(loader, row_tokens=0)),
+            ("packed", loader),
+        ):
+            real, places = work.tokens_of([one.batch(step) for step in steps])
+            figures[name] = 1 - real / places
+        return figures | {"numbers of rows": loader.row_counts}

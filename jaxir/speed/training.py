@@ -142,8 +142,9 @@ def step_parts(
     """Median seconds of the parts of a step on the first batch.
 
     Each is a program of its own or the difference of two, so their sum is near the step's time,
-    not equal to it. `communication` is that of gradients and embeddings by themselves, which a step
-    may hide behind other work; 0 on one device.
+    not equal to it. `input wait` is a cached batch's way to the devices; what a run waits for its
+    data stands in its metrics. `communication` is that of gradients and embeddings by themselves,
+    which a step may hide behind other work; 0 on one device.
     """
     batch = to_devices(batches[0], mesh)
     state = make_state(config, None, mesh)
@@ -173,7 +174,7 @@ def step_parts(
 
     embeddings, gradients = embed(params, batch), gradient(params, batch)
     calls: dict[str, Callable[[], object]] = {
-        "to the devices": lambda: jax.block_until_ready(to_devices(batches[0], mesh)),
+        "input wait": lambda: jax.block_until_ready(to_devices(batches[0], mesh)),
         "forward": lambda: jax.block_until_ready(embed(params, batch)),
         "loss": lambda: jax.block_until_ready(loss(embeddings)),
         "gradient": lambda: jax.block_until_ready(gradient(params, batch)),

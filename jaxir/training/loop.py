@@ -101,7 +101,7 @@ def train(
             meter = Meter(hybrid, start)
             stream = batches(loader, start, config.steps, rows)
             with closing(report), progress_line(name, config.steps, start) as progress:
-                for step, batch in enumerate(stream, start):
+                for step, batch in enumerate(meter.waiting(stream), start):
                     on_devices = to_devices(batch, mesh)
                     state, metrics = programs.prepare(state, on_devices)(state, on_devices)
                     meter.add(step, batch, metrics)

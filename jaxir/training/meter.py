@@ -46,6 +46,16 @@ class Meter:
         while self._flying:
             self._land()
 
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; notes how long each keeps the step waiting."""
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time spent in here is not the steps'; every step has landed, and its loss is finite.
@@ -71,6 +81,7 @@ class Meter:
             "pairs_per_second": self.pairs / seconds,
             "seconds_per_step": seconds / steps,
             "padding_waste": 1 - self.tokens / self.places,
+            "input_wait": self.waited / seconds,
             **{f"share/{kind}": count / total for kind, count in sorted(self.kinds.items())},
         }
         self._reset()
@@ -78,6 +89,7 @@ class Meter:
 
     def _reset(self) -> None:
         self.since, self.pairs, self.tokens, self.places = time.perf_counter(), 0, 0, 0
+        self.waited = 0.0
         self.landed: list[dict[str, float]] = []
 
     def _land(self) -> None:

@@ -21,7 +21,13 @@ LARGEST = 1 << 14  # pairs on a chip; nobody trains a retriever with more
 
 
 def report_plan(
-    config: Config, topology: str, search: bool, mfu: float, cache: Path, output: Path | None
+    config: Config,
+    topology: str,
+    search: bool,
+    mfu: float,
+    cache: Path,
+    output: Path | None,
+    tokens_a_pair: float = 0.0,
 ) -> None:
     """Plan, print the tables, and write the JSON if asked to.
 
@@ -30,10 +36,10 @@ def report_plan(
     """
     place = find_slice(topology)
     if search:
-        config, tried = largest_batch(config, place, cache)
+        config, tried = largest_batch(config, place, cache, tokens_a_pair)
         _print_tried(tried, place)
-    need = plan(config, place, cache)
-    report = _report(config, place, need, mfu)
+    need = plan(config, place, cache, tokens_a_pair)
+    report = _report(config, place, need, mfu) | {"tokens a pair": tokens_a_pair or None}
     report["search step"] = dataclasses.asdict(
         plan_search(config.model.embedding_size, place, cache)
     )
@@ -58,7 +64,7 @@ def ways_to_fit(config: Config) -> Iterator[tuple[str, Config]]:
 
 
 def largest_batch(
-    config: Config, place: Slice, cache: Path
+    config: Config, place: Slice, cache: Path, tokens_a_pair: float = 0.0
 ) -> tuple[Config, list[tuple[str, int]]]:
     """The config with the largest power of two of pairs on a chip that fits, by the first way."""
     tried: list[tuple[str, int]] = []
@@ -67,7 +73,7 @@ def largest_batch(
         fits, size = 0, 64
         while size <= LARGEST:
             candidate.batch_size = size * place.chips
-            need = plan(candidate, place, cache)
+            need = plan(candidate, place, cache, tokens_a_pair)
             logger.info(
                 "%s, %d pairs on a chip: %s", way, size, "fits" if need.fits else "too large"
             )
@@ -90,6 +96,7 @@ def _report(config: Config, place: Slice, need: Need, mfu: float) -> dict[str, A
         "batch_size": config.batch_size,
         "pairs_per_chip": config.batch_size // place.chips,
         "tokens": [config.model.max_query_tokens, config.model.max_passage_tokens],
+        "tokens of a shared row": config.model.row_tokens,
         "remat": config.model.remat,
         "scale": dataclasses.asdict(config.scale),
         "per chip and step": dataclasses.asdict(need),

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -26,6 +27,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxir.config import Config
+from jaxir.data.packing import enough_rows, row_counts, texts_a_row
 from jaxir.errors import UserError
 from jaxir.retrieval import topk
 from jaxir.training.chips import Slice
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 PARAMETERS, LOSS = "parameters and gradients", "embeddings for the loss"
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "s64": 64, "u64": 64, "f64": 64, "s4": 4, "u4": 4}
+PACKING_WASTE = 1.03  # rows that packing fills, against those that the tokens alone would
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 
 
@@ -56,13 +59,15 @@ class Need:
     cycles: float  # the compiler's estimate, where it has one
 
 
-def plan(config: Config, place: Slice, cache: Path) -> Need:
+def plan(config: Config, place: Slice, cache: Path, tokens_a_pair: float = 0.0) -> Need:
     """Compile the train step of a config for a slice.
 
     Args:
         config: with the true shape of the model; its batch is that of all chips.
         place: the slice.
         cache: folder in which plans are kept; an equal step is not compiled again.
+        tokens_a_pair: mean of the data, which decides how many rows texts share; 0: as many as the
+            limits allow.
 
     Raises:
         UserError: libtpu is missing, or the batch does not divide.
@@ -80,7 +85,9 @@ def plan(config: Config, place: Slice, cache: Path) -> Need:
     )
 
     def traced(one: Config) -> Any:
-        return trace_step(one, abstract_state(one, None, mesh), abstract_batch(one, mesh))
+        return trace_step(
+            one, abstract_state(one, None, mesh), abstract_batch(one, mesh, tokens_a_pair)
+        )
 
     with jax.set_mesh(mesh):
         step = traced(config)
@@ -156,18 +163,39 @@ def slice_mesh(place: Slice, replicas: int) -> Mesh:
     )
 
 
-def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of the longest texts."""
-    queries = config.batch_size
+def abstract_batch(
+    config: Config, mesh: Mesh, tokens_a_pair: float = 0.0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of the longest texts, or of rows that texts of a mean length fill."""
+    model, queries = config.model, config.batch_size
     passages = queries * (1 + config.data.hard_negatives)
-    shapes = {
-        "query_ids": (queries, config.model.max_query_tokens),
-        "query_lengths": (queries,),
-        "query_cluster": (queries,),
-        "passage_ids": (passages, config.model.max_passage_tokens),
-        "passage_lengths": (passages,),
-        "passage_cluster": (passages,),
+    shapes: dict[str, tuple[int, ...]] = {
+        **{f"query_{name}": (queries,) for name in ("lengths", "cluster")},
+        **{f"passage_{name}": (passages,) for name in ("lengths", "cluster")},
     }
+    if model.row_tokens:
+        own = queries // mesh.size, passages // mesh.size
+        count = enough_rows(*own, model.row_tokens, model.max_query_tokens)
+        if tokens_a_pair:
+            (filled, *_) = row_counts(
+                [math.ceil(PACKING_WASTE * own[0] * tokens_a_pair / model.row_tokens)],
+                count,
+                config.scale.texts_at_once or 1,
+            )
+            count = min(count, filled)
+        rows = count * mesh.size
+        shapes |= {
+            "row_ids": (rows, model.row_tokens),
+            "row_segments": (rows, model.row_tokens),
+            "row_texts": (rows, texts_a_row(model.row_tokens, model.max_query_tokens)),
+            "query_slots": (queries,),
+            "passage_slots": (passages,),
+        }
+    else:
+        shapes |= {
+            "query_ids": (queries, model.max_query_tokens),
+            "passage_ids": (passages, model.max_passage_tokens),
+        }
     by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_row)
