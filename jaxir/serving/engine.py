@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -55,6 +56,11 @@ class Engine:
     """
 
     def __init__(self, retriever: Retriever, index: Index):
+        # the texts of a block are one batch, of a shape that was compiled
+        longest = max(retriever.model.max_query_tokens, retriever.model.max_passage_tokens)
+        retriever.batch_tokens = max(
+            retriever.batch_tokens, SIZES[-1] * longest * len(jax.devices())
+        )
         self.retriever, self.index = retriever, index
         self.languages = index.languages
 
