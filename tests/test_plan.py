@@ -4,14 +4,23 @@ import dataclasses
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from jaxir import plan
 from jaxir.config import Config, EncoderConfig, ModelConfig, ScaleConfig
 from jaxir.errors import UserError
+from jaxir.speed import work
 from jaxir.training.chips import find_slice, slices
 from jaxir.training.plan_report import ways_to_fit
-from jaxir.training.planning import Need, memory_of_refusal, read_program, roofline
+from jaxir.training.planning import (
+    Need,
+    abstract_batch,
+    memory_of_refusal,
+    read_program,
+    roofline,
+)
+from jaxir.training.sharding import AXES
 
 PROGRAM = """
 %fused (param: bf16[4,8]) -> bf16[4,8] {
@@ -186,3 +195,24 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
     stored = set(tmp_path.glob("*.json"))
     assert plan_step(cached, place, tmp_path) == again
     assert set(tmp_path.glob("*.json")) == stored
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_planned_batches_have_the_arrays_of_real_ones(packed):
+    config = work.run_config("small", 256, "float32", 0, 0.0)
+    config.model.row_tokens *= packed
+    mesh = jax.make_mesh((1, 8), AXES)
+    # MLQA's mean, of which the batches are made
+    planned = abstract_batch(config, mesh, tokens_a_pair=182)
+    config.model.row_tokens = 256
+    real = work.made_up_batches(config, 8)[packed][0]
+    assert planned.keys() == real.keys()
+    for name, array in real.items():
+        assert planned[name].shape[1:] == array.shape[1:], name
+        if not packed or not name.startswith("row_"):
+            assert len(array) == planned[name].shape[0], name
+    if packed:
+        # the device that needs most rows decides for all
+        assert 0.75 < planned["row_ids"].shape[0] / len(real["row_ids"]) <= 1.05
+        longest = abstract_batch(config, mesh)["row_ids"].shape[0]
+        assert longest == 8 * (32 + 8) > planned["row_ids"].shape[0]
