@@ -124,7 +124,7 @@ def test_no_languages_are_all_of_them(folder):
 def test_the_hub_is_asked_for_the_language_alone(folder, monkeypatch):
     asked = []
 
-    def snapshot_download(name, repo_type, allow_patterns):
+    def snapshot_download(name, repo_type, allow_patterns, ignore_patterns):
         asked.append((name, repo_type, *allow_patterns))
         return str(folder)
 
