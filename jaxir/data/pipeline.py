@@ -43,6 +43,12 @@ PREFETCHED_BATCHES = 4
 SAMPLED_STEPS = 64  # whose rows decide for which numbers of rows a packed step is compiled
 
 
+def tokens_of(batch: Batch) -> tuple[int, int]:
+    """Tokens of a batch's texts, and those that are computed, padding included."""
+    real = sum(int(batch[f"{side}_lengths"].sum()) for side in ("query", "passage"))
+    return real, sum(array.size for name, array in batch.items() if name.endswith("_ids"))
+
+
 @dataclass(frozen=True)
 class Loader:
     """Makes the arrays of a step from the tokens of a collection.

@@ -20,7 +20,7 @@ from jaxir.training.chips import peak_flops
 from jaxir.training.losses import contrastive_loss
 from jaxir.training.optimizer import make_optimizer
 from jaxir.training.sharding import make_mesh, to_devices
-from jaxir.training.step import batch_loss, compile_step, embed_batch, make_state
+from jaxir.training.step import batch_loss, compile_step, embed_batch, make_state, token_shapes
 
 
 def measure(config: Config, rounds: int, against: str, directory: Path | None) -> dict[str, Any]:
@@ -113,9 +113,9 @@ class Steps:
         self.programs: dict[Any, Any] = {}
         self.peak_bytes = 0
         for batch in self.batches:
-            if _shape(batch) not in self.programs:
+            if token_shapes(batch) not in self.programs:
                 program, cost = compile_step(config, self.state, batch)
-                self.programs[_shape(batch)] = program
+                self.programs[token_shapes(batch)] = program
                 self.peak_bytes = max(self.peak_bytes, int(cost["peak_bytes"]))
 
     @property
@@ -127,13 +127,9 @@ class Steps:
         """Take the steps; their losses."""
         losses = []
         for batch in self.batches:
-            self.state, metrics = self.programs[_shape(batch)](self.state, batch)
+            self.state, metrics = self.programs[token_shapes(batch)](self.state, batch)
             losses.append(metrics["loss"])
         return [float(loss) for loss in losses]
-
-
-def _shape(batch: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(batch[name].shape for name in sorted(batch) if name.endswith("_ids"))
 
 
 def step_parts(

@@ -3,6 +3,7 @@
 Dimension key: B pairs, L tokens.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxir.config import (
     Shares,
     Source,
 )
+from jaxir.data import pipeline
 from jaxir.data.collection import read_collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.packing import enough_rows, pack, row_counts, share_rows, texts_a_row
@@ -47,8 +49,7 @@ def run_config(
     shape: str, batch_size: int, dtype: str, texts_at_once: int, dropout: float
 ) -> Config:
     """A training run with XLM-R's settings at 64 + 256 tokens, packed into rows of 256."""
-    encoder = SHAPES[shape]
-    encoder.dropout = encoder.attention_dropout = dropout
+    encoder = dataclasses.replace(SHAPES[shape], dropout=dropout, attention_dropout=dropout)
     return Config(
         steps=10_000,
         batch_size=batch_size,
@@ -152,11 +153,8 @@ def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> L
 
 def tokens_of(batches: list[Batch]) -> tuple[int, int]:
     """Tokens of texts in some batches, and tokens that are computed, padding included."""
-    real = sum(
-        int(batch[f"{side}_lengths"].sum()) for batch in batches for side in ("query", "passage")
-    )
-    places = sum(x.size for batch in batches for name, x in batch.items() if name.endswith("_ids"))
-    return real, places
+    real, places = zip(*map(pipeline.tokens_of, batches))
+    return sum(real), sum(places)
 
 
 def useful_flops(config: Config, batches: list[Batch]) -> float:

@@ -35,6 +35,7 @@ from jaxir.training.step import (
     batch_loss,
     compile_step,
     make_state,
+    token_shapes,
 )
 from jaxir.training.workdir import claim
 
@@ -56,7 +57,7 @@ class Programs:
 
     def prepare(self, state: State, batch: dict[str, Any]) -> jax.stages.Compiled:
         """The step for a batch of such shapes, compiled if this is the first of them."""
-        shapes = _token_shapes(batch)
+        shapes = token_shapes(batch)
         if shapes not in self.steps:
             self.steps[shapes] = _compile(self.config, state, batch)
         return self.steps[shapes]
@@ -247,16 +248,12 @@ def _programs(config: Config) -> Programs:
     return Programs(config, loss, make_embed(config.model))
 
 
-def _token_shapes(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(batch[name].shape for name in sorted(batch, reverse=True) if name.endswith("_ids"))
-
-
 def _compile(config: Config, state: State, batch: dict[str, Any]) -> jax.stages.Compiled:
     began = time.perf_counter()
     step, cost = compile_step(config, state, batch)
     logger.info(
         "compiled the step for %s tokens in %.1f s: %.2f GiB and %.3g FLOPs a device",
-        " + ".join(f"{rows:,} x {width}" for rows, width in _token_shapes(batch)),
+        " + ".join(f"{rows:,} x {width}" for rows, width in token_shapes(batch)),
         time.perf_counter() - began,
         cost["peak_bytes"] / 2**30,
         cost["flops"] / jax.device_count(),

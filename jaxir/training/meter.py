@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.pipeline import Batch
+from jaxir.data.pipeline import Batch, tokens_of
 from jaxir.errors import RunError
 
 
@@ -31,8 +31,9 @@ class Meter:
         """
         self.kinds[self.hybrid.kind(step)] += 1
         self.pairs += self.hybrid.batch_size
-        self.tokens += sum(int(batch[f"{side}_lengths"].sum()) for side in ("query", "passage"))
-        self.places += sum(array.size for name, array in batch.items() if name.endswith("_ids"))
+        real, places = tokens_of(batch)
+        self.tokens += real
+        self.places += places
         self._flying.append((step, metrics))
         if len(self._flying) > 1:
             self._land()

@@ -8,7 +8,7 @@ saving, and runs that differ in seed and data alone share one compiled step.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -231,6 +231,11 @@ def compile_step(
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes,
     }
+
+
+def token_shapes(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Shapes that decide which compiled step a batch needs: those of its ids."""
+    return tuple(batch[name].shape for name in sorted(batch, reverse=True) if name.endswith("_ids"))
 
 
 def matmul_flops(jaxpr: Any) -> float:
