@@ -356,7 +356,7 @@ def most_anonymous_memory(process):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_input(tmp_path):
     most = {}
-    for name, count in (("small", 2_000), ("large", 16_000)):
+    for name, count in (("small", 2_000), ("large", 64_000)):
         source = tmp_path / f"{name}.jsonl"
         write(source, ({"_id": f"p{n}", "text": f"{n} " * 400} for n in range(count)))
         command = [sys.executable, "-m", "jaxir.encode", "--model", str(MODEL)]
@@ -367,5 +367,6 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     for size, memory in most.items():
         print(f"{size / 1e6:.0f} MB of input: {memory / 1e6:.0f} MB of anonymous memory")
     (small, less), (large, more) = most.items()
-    assert large - small > 30e6
-    assert more - less < 10e6
+    assert large - small > 140e6
+    # two runs over one input differ by as much as 15 MB
+    assert more - less < (large - small) / 9
