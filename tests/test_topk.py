@@ -1,5 +1,8 @@
 """Exact search against NumPy's sort: devices, chunks, order, dtypes and ties change nothing."""
 
+import math
+import re
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -21,9 +24,10 @@ def embeddings():
 
 
 @pytest.fixture
-def small_steps(monkeypatch):
-    """Several steps and chunks of a small index, so that both ways of merging are taken."""
-    monkeypatch.setattr(topk, "STEP_ROWS", 1_024)
+def small_chunks(monkeypatch):
+    """Several chunks of a small index in small groups, so that all ways of merging are taken."""
+    for name, value in (("CHUNK_ROWS", 1_024), ("GROUP", 4), ("FEW_GROUPS", (2, 6, 12))):
+        monkeypatch.setattr(topk, name, value)
     topk._program.cache_clear()
     yield
     topk._program.cache_clear()
@@ -36,7 +40,7 @@ def sorted_places(queries, passages, k, tie_order=None):
     return np.stack([np.lexsort((ties, -row))[:k] for row in scores])
 
 
-def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_steps):
+def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_chunks):
     queries, passages = embeddings
     found = search(queries, make_vectors(passages), K)
     places = sorted_places(queries, passages, K)
@@ -46,7 +50,7 @@ def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 17, 1 << 30])
-def test_chunks_and_placing_change_nothing(mesh, embeddings, small_steps, chunk_bytes):
+def test_chunks_and_placing_change_nothing(mesh, embeddings, small_chunks, chunk_bytes):
     queries, passages = embeddings
     whole = search(queries, make_vectors(passages), K)
     streamed = search(queries, make_vectors(passages), K, chunk_bytes=chunk_bytes)
@@ -57,7 +61,7 @@ def test_chunks_and_placing_change_nothing(mesh, embeddings, small_steps, chunk_
         np.testing.assert_array_equal(search(queries, placed, K).places, whole.places)
 
 
-def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_steps):
+def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_chunks):
     rng = np.random.default_rng(1)
     # products of small integers are exact, and there are only a few different ones
     queries = rng.integers(-1, 2, (QUERIES, 4)).astype(np.float32)
@@ -131,24 +135,35 @@ def test_approximate_search_reaches_its_recall(embeddings):
     assert np.mean(hits) / K >= 0.9
 
 
-def test_no_array_holds_all_scores():
-    """The program holds a step's scores, never queries x passages."""
-    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+def test_no_array_holds_all_scores(small_chunks):
+    """A program holds a chunk's scores, never queries x passages."""
+    (mesh,) = {place(make_vectors(np.ones((64, 4)))).mesh}
+    most = 1_024 * mesh.size
+    placed = place(make_vectors(np.ones((64 * most, 4), np.float32)))
+    assert [len(chunk.rows) for chunk in placed.chunks] == [most] * 64
+    chunk, lists = placed.chunks[0], (np.zeros((256, K), np.float32), np.zeros((256, K), np.int32))
+    arguments = np.zeros((256, 4), np.float32), chunk.rows, chunk.scales, *lists, 0, 64 * most
+    jaxpr = str(jax.make_jaxpr(topk._program(mesh, K, None))(*arguments))
+    shapes = re.findall(r"[fi]32\[([\d,]+)\]", jaxpr)
+    assert max(math.prod(map(int, shape.split(","))) for shape in shapes) == 256 * 1_024
 
-    def shaped(shape, dtype, *axes):
-        spec = jax.sharding.PartitionSpec(*axes)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
 
-    arguments = (
-        shaped((256, 4), np.float32),
-        shaped((65_536, 4), np.float32, "data"),
-        shaped((0,), np.float32, "data"),
-        shaped((256, K), np.float32),
-        shaped((256, K), np.int32),
-    )
-    jaxpr = str(jax.make_jaxpr(topk._program(mesh, 1_024, K, None))(*arguments, 0, 65_536))
-    assert "f32[256,1024]" in jaxpr
-    assert "256,65536" not in jaxpr
+@pytest.mark.parametrize("rows", [257, 1_024, 1_027, 3_000])
+def test_padding_is_never_found(mesh, small_chunks, rows):
+    """It scores 0, more than any of these rows."""
+    rng = np.random.default_rng(3)
+    queries, passages = rng.random((QUERIES, WIDTH)), -0.1 - rng.random((rows, WIDTH))
+    found = search(queries, make_vectors(passages), K)
+    singles = queries.astype(np.float32), passages.astype(np.float32)
+    np.testing.assert_array_equal(found.places, sorted_places(*singles, K))
+
+
+@pytest.mark.parametrize("filled", [-5, 0, 1, 4, 7, 8, 10, 11, 12, 99])
+def test_highest_of_groups_leaves_padding_out(filled):
+    scores = np.random.default_rng(4).standard_normal((5, 3, 4)).astype(np.float32)
+    masked = np.where(np.arange(12).reshape(3, 4) < filled, scores, -np.inf)
+    highest = topk._highest(jax.numpy.asarray(scores), jax.numpy.int32(filled))
+    np.testing.assert_array_equal(highest, masked.max(axis=2))
 
 
 def test_unusable_input_is_named(embeddings):

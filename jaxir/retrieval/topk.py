@@ -1,16 +1,16 @@
 """Exact search: the k passages that score highest, over an index that is sharded or streamed.
 
 Dimension key: Q queries, P passages, R some of them, D width, B queries of a block, K places,
-S rows of a step.
+S rows of a chunk on one device.
 
-The index goes to the devices in chunks, each device holding its rows of a chunk. There a scan
-scores a block of queries against a few rows at a time and keeps the k best so far; the devices'
-lists are then merged, so that no more than [B, S] scores stand anywhere (but where so many rows
-have one score that it takes all of them to tell which come first). Every chunk travels once: while
-the devices search one, a thread reads the next from disk and sends it.
+The index goes to the devices in chunks, each device holding its rows of a chunk. There a block of
+queries is scored against them, and the k best so far are kept; the devices' lists are then merged,
+so that no more than [B, S] scores stand anywhere (but where so many rows have one score that it
+takes all of them to tell which come first). Every chunk travels once: while the devices search one,
+a thread reads the next from disk and sends it.
 
 Equal scores are put in order at the very end (`_break_ties`), so that neither the number of devices
-nor the sizes of chunks, blocks and steps show in the result.
+nor the sizes of chunks and blocks show in the result.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +30,12 @@ from jaxir.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "int8")
 QUERIES_AT_ONCE = 256
-CHUNK_BYTES = 1 << 28  # of the index on one device
-STEP_ROWS = 16_384  # scored at once; their scores stay in a processor's cache
-ALIGNED_ROWS = 256  # an index of fewer is padded to a multiple of this
+CHUNK_BYTES = 1 << 26  # of the index on one device, where it does not stay there
+CHUNK_ROWS = 1 << 18  # on one device: fewer cost more merging, more have scores for the most memory
+ALIGNED_ROWS = 256  # a chunk's rows on one device are a multiple of this
 GROUP = 32  # neighbouring rows whose highest score stands for them
-FEW_GROUPS = 32
+FEW_GROUPS = 16, 32, 64  # with which a chunk may get by
+SMALL_COLLECTION = 1 << 16  # in which the order of all costs less than another round
 
 
 class Found(NamedTuple):
@@ -88,8 +89,8 @@ def make_vectors(embeddings: Float[np.ndarray, "P D"], dtype: str = "float32") -
         return Vectors(np.asarray(embeddings).astype(ml_dtypes.bfloat16))
     rounded = np.empty(embeddings.shape, np.int8)
     scales = np.empty(len(embeddings), np.float32)
-    for first in range(0, len(rounded), STEP_ROWS):  # of millions no second copy in float32
-        part = slice(first, first + STEP_ROWS)
+    for first in range(0, len(rounded), CHUNK_ROWS):  # of millions no second copy in float32
+        part = slice(first, first + CHUNK_ROWS)
         scales[part] = np.abs(embeddings[part]).max(axis=1) / 127
         steps = embeddings[part] / np.where(scales[part] > 0, scales[part], 1.0)[:, None]
         rounded[part] = np.rint(steps).clip(-127, 127)
@@ -106,9 +107,8 @@ class PlacedVectors:
     """An index that stays on the devices, for those that search it more than once."""
 
     index: Vectors
-    chunk: "Chunk"
+    chunks: "tuple[Chunk, ...]"
     mesh: Mesh
-    step: int
 
     def __len__(self) -> int:
         return len(self.index)
@@ -125,9 +125,8 @@ class Chunk(NamedTuple):
 
 def place(index: Vectors) -> PlacedVectors:
     """Send the whole of an index to the devices of the mesh, which must have room for it."""
-    mesh, step, size = _layout(index, None)
-    (chunk,) = _send_chunks(index, mesh, size)
-    return PlacedVectors(index, chunk, mesh, step)
+    mesh = data_mesh()
+    return PlacedVectors(index, tuple(_send_chunks(index, mesh, CHUNK_ROWS)), mesh)
 
 
 def search(
@@ -166,13 +165,13 @@ def search(
         raise UserError(f"k = {k}: must be 1 or more")
     chunks: Callable[[], Iterator[Chunk]]
     if isinstance(index, PlacedVectors):
-        mesh, step, chunks = index.mesh, index.step, partial(iter, (index.chunk,))
+        mesh, chunks = index.mesh, partial(iter, index.chunks)
     else:
-        mesh, step, size = _layout(index, chunk_bytes)
-        chunks = partial(_send_chunks, index, mesh, size)
+        mesh, row_bytes = data_mesh(), width * index.embeddings.dtype.itemsize
+        chunks = partial(_send_chunks, index, mesh, min(CHUNK_ROWS, chunk_bytes // row_bytes))
 
     def scan(some: Float[np.ndarray, "Q D"], places: int) -> Found:
-        return _scan(some, chunks(), places, len(index), mesh, step, approximate_recall)
+        return _scan(some, chunks(), places, len(index), mesh, approximate_recall)
 
     return _break_ties(scan, queries, k, len(index), tie_order)
 
@@ -207,7 +206,7 @@ def _break_ties(
     open_queries = settle(np.arange(len(queries)), wanted)
     while len(open_queries):
         # rounds cost more than places in a small collection
-        wanted = rows if rows <= 4 * STEP_ROWS else min(2 * wanted, rows)
+        wanted = rows if rows <= SMALL_COLLECTION else min(2 * wanted, rows)
         blocks = range(0, len(open_queries), QUERIES_AT_ONCE)
         still = [settle(open_queries[first : first + QUERIES_AT_ONCE], wanted) for first in blocks]
         open_queries = np.concatenate(still)
@@ -220,13 +219,12 @@ def _scan(
     k: int,
     rows: int,
     mesh: Mesh,
-    step: int,
     approximate_recall: float | None,
 ) -> Found:
     """The k best rows of each query; which of equal ones is left open."""
     # few queries need no block of 256
     size = min(QUERIES_AT_ONCE, 1 << max(3, (len(queries) - 1).bit_length()))
-    program = _program(mesh, step, k, approximate_recall)
+    program = _program(mesh, k, approximate_recall)
     whole = NamedSharding(mesh, PartitionSpec())
     blocks = [
         jax.device_put(np.pad(part, ((0, size - len(part)), (0, 0))), whole)
@@ -249,25 +247,19 @@ def _scan(
     return Found(scores[: len(queries)], places[: len(queries)].astype(np.int64))
 
 
-def _layout(index: Vectors, chunk_bytes: int | None) -> tuple[Mesh, int, int]:
-    """The mesh, the rows of a step on each device, and the rows of a chunk on all of them.
+def _send_chunks(index: Vectors, mesh: Mesh, most_rows: int) -> Iterator[Chunk]:
+    """Chunks on the devices; while one is used, a thread reads and sends the next.
 
-    Without a limit the whole index is one chunk.
+    They are of one size, so that one program serves all and the last one needs little padding.
+
+    Args:
+        index: the rows, of which each goes once.
+        mesh: the devices.
+        most_rows: of a chunk on one device, apart from rounding up to `ALIGNED_ROWS`.
     """
-    mesh = data_mesh()
-    devices = mesh.size
-    rows = -(-len(index) // devices)
-    step = min(STEP_ROWS, -(-rows // ALIGNED_ROWS) * ALIGNED_ROWS)
-    steps, chunks = -(-rows // step), 1
-    if chunk_bytes is not None:
-        step_bytes = step * index.width * index.embeddings.dtype.itemsize
-        chunks = -(-steps // max(1, chunk_bytes // step_bytes))
-    # even chunks: the last one is padded to the size of the others
-    return mesh, step, step * -(-steps // chunks) * devices
-
-
-def _send_chunks(index: Vectors, mesh: Mesh, size: int) -> Iterator[Chunk]:
-    """Chunks on the devices; while one is used, a thread reads and sends the next."""
+    rows = -(-len(index) // mesh.size)
+    even = -(-rows // -(-rows // max(1, most_rows)))
+    size = -(-even // ALIGNED_ROWS) * ALIGNED_ROWS * mesh.size
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     finite = _finite_rows(mesh)
     scales = np.empty(0, np.float32) if index.scales is None else index.scales
@@ -325,7 +317,7 @@ class Best(NamedTuple):
         return Best(kept, jnp.take_along_axis(all_places, chosen, axis=1))
 
 
-def _merge_step(
+def _merge(
     best: Best,
     floor: Float[Array, "B 1"],
     scores: Float[Array, "B S"],
@@ -335,70 +327,77 @@ def _merge_step(
 ) -> Best:
     """Merge the scores of neighbouring rows, the first of number `first`, into the best so far.
 
-    Rows from `total` on are padding. To sort out k of a thousand rows costs as much as to score
-    them. But after a few steps hardly any row beats the k-th best, here or before (`floor`): if
-    those that do lie in few groups of neighbours, which the groups' highest scores tell, only these
-    groups are looked at.
+    Rows from `total` on are padding. To sort out k of all rows costs as much as to score them. But
+    the k best lie in k groups of neighbours, those with the highest bests; and as chunks go by,
+    hardly any row beats the k-th best so far (`floor`), so that a few groups will do.
     """
     k = best.scores.shape[1]
     queries, rows = scores.shape
-
-    def masked(scores: Float[Array, "B *n"], number: Int[Array, "*n"]) -> Float[Array, "B *n"]:
-        # where it is used, so that the scores are written and read once
-        return jnp.where((number < total)[None], scores, -jnp.inf)
-
     numbers = first + jnp.arange(rows, dtype=jnp.int32)
-
-    def from_all(best: Best) -> Best:
-        some = masked(scores, numbers)
+    if recall is not None or 4 * k * GROUP > rows:
+        some = jnp.where((numbers < total)[None], scores, -jnp.inf)
+        few = min(k, rows)
         if recall is None:
-            return best.merged(*_numbered(jax.lax.top_k(some, min(k, rows)), first))
-        found = jax.lax.approx_max_k(some, min(k, rows), recall_target=recall)
-        return best.merged(*_numbered(found, first))
+            found, chosen = jax.lax.top_k(some, few)
+        else:
+            found, chosen = jax.lax.approx_max_k(some, few, recall_target=recall)
+        return best.merged(found, first + chosen)
+    grouped = scores.reshape(queries, -1, GROUP)
+    highest = _highest(grouped, total - first)
 
-    grouped, grouped_numbers = scores.reshape(queries, -1, GROUP), numbers.reshape(-1, GROUP)
-    highest = masked(grouped, grouped_numbers).max(axis=2)
+    def from_groups(few: int, best: Best) -> Best:
+        _, groups = jax.lax.top_k(highest, few)
+        chosen = jnp.take_along_axis(grouped, groups[:, :, None], axis=1)
+        number = jnp.take(numbers.reshape(-1, GROUP), groups, axis=0)
+        chosen = jnp.where(number < total, chosen, -jnp.inf)
+        return best.merged(chosen.reshape(queries, -1), number.reshape(queries, -1))
 
-    def from_few_groups(best: Best) -> Best:
-        _, groups = jax.lax.top_k(highest, FEW_GROUPS)
-        chosen = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(queries, -1)
-        number = jnp.take(grouped_numbers, groups, axis=0).reshape(queries, -1)
-        return best.merged(jnp.where(number < total, chosen, -jnp.inf), number)
-
-    if recall is not None or highest.shape[1] <= FEW_GROUPS:
-        return from_all(best)
-    better = (highest > jnp.maximum(best.scores[:, -1:], floor)).sum(axis=1)
-    return jax.lax.cond((better <= FEW_GROUPS).all(), from_few_groups, from_all, best)
+    ladder = [*(few for few in FEW_GROUPS if few < k), k]
+    better = (highest > floor).sum(axis=1).max()
+    branch = sum(better > few for few in ladder[:-1])
+    return jax.lax.switch(branch, [partial(from_groups, few) for few in ladder], best)
 
 
-def _numbered(found: tuple[Array, Array], first: Int[Array, ""]) -> tuple[Array, Array]:
-    return found[0], first + found[1]
+def _highest(grouped: Float[Array, "B G M"], filled: Int[Array, ""]) -> Float[Array, "B G"]:
+    """Each group's highest score; rows from number `filled` on are padding.
+
+    To look at each row's number takes three times as long as to take the highest. Only in one group
+    may there be padding beside rows.
+    """
+    groups, size = grouped.shape[1:]
+    number = jnp.arange(groups, dtype=jnp.int32)
+    mixed = jnp.clip(filled // size, 0, groups - 1)
+    inside = jax.lax.dynamic_index_in_dim(grouped, mixed, axis=1, keepdims=False)
+    real = mixed * size + jnp.arange(size, dtype=jnp.int32) < filled
+    of_mixed = jnp.where(real[None], inside, -jnp.inf).max(axis=1, keepdims=True)
+    others = jnp.where(((number + 1) * size <= filled)[None], grouped.max(axis=2), -jnp.inf)
+    return jnp.where((number == mixed)[None], of_mixed, others)
 
 
 @cache
-def _program(mesh: Mesh, step: int, k: int, recall: float | None) -> Callable:
+def _program(mesh: Mesh, k: int, recall: float | None) -> Callable:
     """Compiled: the best of a chunk merged into the best so far."""
 
     def local(queries, rows, scales, scores, places, first, total):
-        before = Best(scores, places)
-        begin = first + jax.lax.axis_index(mesh.axis_names) * rows.shape[0]
-
-        def body(best: Best, number: Array) -> tuple[Best, None]:
-            start = number * step
-            part = jax.lax.dynamic_slice_in_dim(rows, start, step).astype(jnp.float32)
-            found = jnp.einsum("bd,sd->bs", queries, part, precision=jax.lax.Precision.HIGHEST)
-            if scales.size:
-                found = found * jax.lax.dynamic_slice_in_dim(scales, start, step)[None, :]
-            return _merge_step(best, scores[:, -1:], found, begin + start, total, recall), None
-
-        nothing = Best(jnp.full_like(scores, -jnp.inf), jnp.full_like(places, -1))
-        numbers = jnp.arange(rows.shape[0] // step, dtype=jnp.int32)
-        mine, _ = jax.lax.scan(body, nothing, numbers)
-        everyone = (
-            jnp.moveaxis(jax.lax.all_gather(part, mesh.axis_names), 0, 1).reshape(len(part), -1)
-            for part in mine
+        device = jax.lax.axis_index(mesh.axis_names)
+        found = jnp.einsum(
+            "bd,sd->bs", queries, rows.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
         )
-        return tuple(before.merged(*everyone))
+        if scales.size:
+            found = found * scales[None, :]
+        before = Best(jnp.where(device == 0, scores, -jnp.inf), places)  # each of them once
+        number = first + device * rows.shape[0]
+        best = _merge(before, scores[:, -1:], found, number, total, recall)
+        if mesh.size == 1:
+            return tuple(best)
+        everyone = Best(
+            *(
+                jnp.moveaxis(jax.lax.all_gather(part, mesh.axis_names), 0, 1).reshape(len(part), -1)
+                for part in best
+            )
+        )
+        kept, chosen = jax.lax.top_k(everyone.scores, k)
+        return kept, jnp.take_along_axis(everyone.places, chosen, axis=1)
 
     by_row, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(

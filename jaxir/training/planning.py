@@ -108,14 +108,15 @@ def plan_search(width: int, place: Slice, cache: Path) -> Need:
         cache: as for `plan`.
     """
     mesh = slice_mesh(place, 1)
-    rows = topk.CHUNK_BYTES // (4 * width) // topk.STEP_ROWS * topk.STEP_ROWS
+    rows = min(topk.CHUNK_ROWS, topk.CHUNK_BYTES // (4 * width))
+    rows -= rows % topk.ALIGNED_ROWS
     by_row, whole = (NamedSharding(mesh, PartitionSpec(*x)) for x in ([mesh.axis_names], []))
 
     def shaped(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     queries, k = topk.QUERIES_AT_ONCE, 100
-    program: Any = topk._program(mesh, topk.STEP_ROWS, k, None)
+    program: Any = topk._program(mesh, k, None)
     with jax.set_mesh(mesh):
         traced = program.trace(
             shaped((queries, width), jnp.float32, whole),
