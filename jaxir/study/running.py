@@ -31,6 +31,7 @@ from jaxir.whole_files import write_json
 logger = logging.getLogger(__name__)
 
 FAILED_FILE, CLAIMS = "failed.json", "claims"
+SUMMARY = "results"  # the claim of who writes it
 # Seconds after which a worker of another host counts as dead. One that was only cut off would make
 # the same results once more, so there is no hurry.
 EXPIRES = 300.0
@@ -64,9 +65,11 @@ def sweep(config: Config, workdir: epath.Path, retry_failed: bool = False) -> No
             logger.info("data: %s", json.dumps(inputs.data_report))
             _check_kinds(config, inputs)
             _work(config, workdir, inputs, board, wanted)
-    finished, missing = read_ended(workdir, wanted)
-    if is_first():
-        _show(workdir, wanted, finished, missing)
+        finished, missing = read_ended(workdir, wanted)
+        if is_first():
+            while not claims.take(SUMMARY):  # workers that end together write one after the other
+                time.sleep(POLL)
+            _show(workdir, wanted, finished, missing)
     if missing:  # in every process, so that none takes another for dead
         named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
         raise RunError(
