@@ -25,7 +25,7 @@ class EncoderConfig:
     architecture: str = "xlm-roberta"  # one of ARCHITECTURES; "xlm-roberta-xl" is pre-LayerNorm
     vocab_size: int = 250_002
     hidden_size: int = 768
-    layers: int = 12
+    layers: int = 12  # 0: a text is the mean (or first) of its tokens' vectors
     heads: int = 12
     intermediate_size: int = 3072
     positions: int = 514  # rows of the position table; XLM-R's first pad_id + 1 rows hold no token
@@ -268,7 +268,7 @@ CHOICES = {
 }
 POSITIVE = (
     *("steps", "batch_size", "model.encoder.vocab_size", "model.encoder.hidden_size"),
-    *("model.encoder.layers", "model.encoder.heads", "model.encoder.intermediate_size"),
+    *("model.encoder.heads", "model.encoder.intermediate_size"),
     *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
     *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
     *("checkpoint.keep", "watch.every", "sweep.seeds"),
@@ -276,7 +276,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
-    "model.row_tokens",
+    *("model.encoder.layers", "model.row_tokens"),
     *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
     *("evaluation.every", "evaluation.queries", "evaluation.batch_tokens", "scale.texts_at_once"),

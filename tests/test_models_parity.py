@@ -108,14 +108,16 @@ def lone_tokenizer():
 
 
 @pytest.mark.parametrize("architecture", MODELS)
-@pytest.mark.parametrize("head", [("cls", 12, 8, True), ("mean", 0, 0, False)], ids=str)
-def test_sentence_transformers_loads_what_we_write(architecture, head, tmp_path):
+@pytest.mark.parametrize(
+    ("layers", "head"), [(2, ("cls", 12, 8, True)), (0, ("mean", 0, 0, False))], ids=str
+)
+def test_sentence_transformers_loads_what_we_write(architecture, layers, head, tmp_path):
     if architecture == "bert":
         tokenizer, pad = read_tokenizer(FIXTURES / "labse"), 0
     else:
         lone_tokenizer().save(str(tmp_path / "tokenizer.json"))
         tokenizer, pad = read_tokenizer(tmp_path), 1
-    shape = EncoderConfig(architecture, len(tokenizer), 16, 2, 2, 24, 40, pad_id=pad)
+    shape = EncoderConfig(architecture, len(tokenizer), 16, layers, 2, 24, 40, pad_id=pad)
     config = DualEncoderConfig(shape, *head, compute_dtype="float32")
     params = jax.tree.map(lambda x: 5 * x, init_params(config, jax.random.key(0)))
     prefixes = {"query_prefix": "a: ", "passage_prefix": "bee "}

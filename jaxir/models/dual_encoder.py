@@ -92,10 +92,13 @@ def _with_params(config: DualEncoderConfig, params: Params) -> DualEncoder:
     """The module with these parameters; those of the layers are gathered later, layer by layer."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: DualEncoder(config, nnx.Rngs(0))))
     params = jax.tree.map(jnp.asarray, params)
-    encoder = params["encoder"]
-    shapes = abstract_params(config)
-    whole = gathered(*({**x, "encoder": {**x["encoder"], "layers": {}}} for x in (params, shapes)))
-    return nnx.merge(graph, {**whole, "encoder": {**whole["encoder"], "layers": encoder["layers"]}})
+
+    def without_layers(tree: Params) -> Params:
+        encoder = {name: leaves for name, leaves in tree["encoder"].items() if name != "layers"}
+        return {**tree, "encoder": encoder}
+
+    whole = gathered(without_layers(params), without_layers(abstract_params(config)))
+    return nnx.merge(graph, {**whole, "encoder": {**params["encoder"], **whole["encoder"]}})
 
 
 def _precision(config: DualEncoderConfig):

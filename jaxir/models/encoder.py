@@ -231,8 +231,9 @@ class Encoder(nnx.Module):
         self.token_embedding = embedding(config.vocab_size)
         self.position_embedding = embedding(config.positions)
         self.token_type_embedding = embedding(config.token_types)
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.layers = nnx.vmap(lambda key: Layer(config, dtype, nnx.Rngs(key)))(keys)
+        if config.layers:  # without any, a text is the mean of its tokens' vectors
+            keys = jax.random.split(rngs.params(), config.layers)
+            self.layers = nnx.vmap(lambda key: Layer(config, dtype, nnx.Rngs(key)))(keys)
         if config.architecture == "xlm-roberta-xl":
             self.final_norm = Norm(config, rngs=rngs)
         else:
@@ -257,6 +258,22 @@ class Encoder(nnx.Module):
 
         As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
         """
+        first = places._replace(seeds=fold_each(places.seeds, self.config.layers))
+        embedded = last = self.embed(ids, first)
+        states = None
+        if self.config.layers:
+            last, states = self._run_layers(embedded, places, all_states)
+        if self.config.architecture == "xlm-roberta-xl":
+            last = self.final_norm(last)
+        if not all_states:
+            return last
+        before = [] if states is None else [embedded[None], states[:-1]]
+        return jnp.concatenate([*before, last[None]])
+
+    def _run_layers(
+        self, x: Float[Array, "B L D"], places: Places, all_states: bool
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"] | None]:
+        """States after the last layer, and after each where they are asked for."""
         graph, layers = nnx.split(self.layers)
         one_layer = nnx.eval_shape(lambda: Layer(self.config, self.dtype, nnx.Rngs(0)))
         shapes = nnx.state(one_layer)
@@ -270,12 +287,4 @@ class Encoder(nnx.Module):
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=_KEPT[self.remat], prevent_cse=False)
-        numbers = jnp.arange(self.config.layers)
-        first = places._replace(seeds=fold_each(places.seeds, self.config.layers))
-        embedded = self.embed(ids, first)
-        last, states = jax.lax.scan(step, embedded, (layers, numbers))
-        if self.config.architecture == "xlm-roberta-xl":
-            last = self.final_norm(last)
-        if not all_states:
-            return last
-        return jnp.concatenate([embedded[None], states[:-1], last[None]])
+        return jax.lax.scan(step, x, (layers, jnp.arange(self.config.layers)))

@@ -110,7 +110,8 @@ def read_encoder_config(path: Path) -> EncoderConfig:
             ("token_types", "type_vocab_size", 2),
         )
     }
-    if not all(integers.values()) or integers["hidden_size"] % integers["heads"]:
+    positive = all(number for name, number in integers.items() if name != "layers")
+    if not positive or integers["hidden_size"] % integers["heads"]:
         raise UserError(f"{path}: impossible shape: {integers}")
     number = (int, float)
     return EncoderConfig(
