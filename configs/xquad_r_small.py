@@ -4,7 +4,7 @@
 
 DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages
 that XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that
-share ten words in a row with it are dropped from training. On two CPU cores: 40 minutes, 4 GiB.
+share ten words in a row with it are dropped from training. On two CPU cores: 6 minutes, 4 GiB.
 Expected: see README.
 """
 
@@ -96,14 +96,18 @@ SOURCES = (
 
 
 def get_config() -> Config:
-    """One layer, 256 wide, on sentences."""
+    """No layer: a sentence is the mean of its tokens' vectors, 256 wide.
+
+    In the time that one layer needs for 400 steps of 192 pairs this takes 600 of 384, and is better
+    at everything that held-out rows can tell.
+    """
     return Config(
-        steps=2_400,
-        batch_size=192,
+        steps=600,
+        batch_size=384,
         model=ModelConfig(
             encoder=EncoderConfig(
                 hidden_size=256,
-                layers=1,
+                layers=0,
                 heads=4,
                 intermediate_size=512,
                 positions=66,
@@ -130,7 +134,7 @@ def get_config() -> Config:
             one_source_batches=True,
         ),
         loss=LossConfig(temperature=0.05),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
+        optimizer=OptimizerConfig(learning_rate=8e-3, warmup_steps=50),
         checkpoint=CheckpointConfig(every=500),
         evaluation=EvaluationConfig(
             every=0, benchmark="xquad_r", benchmark_directory="xquad-r", baselines=True
