@@ -222,7 +222,7 @@ SPOILT = {
     "no size": (spoil_config(hidden_size=None), "hidden_size = None: missing or impossible"),
     "size of text": (spoil_config(hidden_size="16"), "hidden_size = '16'"),
     "huge size": (spoil_config(vocab_size=1 << 40), "vocab_size"),
-    "no layers": (spoil_config(num_hidden_layers=0), "impossible shape"),
+    "no layers": (spoil_config(num_hidden_layers=0), "num_hidden_layers = 0 in config"),
     "heads": (spoil_config(num_attention_heads=3), "impossible shape"),
     "not finite": (spoil_config(layer_norm_eps=float("inf")), "layer_norm_eps"),
     "many layers": (spoil_config(num_hidden_layers=10_000_000), "no tensor encoder.layer.3."),

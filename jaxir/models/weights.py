@@ -226,6 +226,9 @@ def read_encoder(folder: Path, config: DualEncoderConfig) -> Params:
     params: Params = {}
     with contextlib.ExitStack() as stack:
         weights = Weights(folder, stack, ("", "roberta.", "bert."))
+        layer = next((name for name in weights.files if "layer.0." in name), None)
+        if layer and not config.encoder.layers:  # a model that would answer without them
+            raise UserError(f"{weights.path}: {layer}, but num_hidden_layers = 0 in config.json")
         for path, name, shape in _leaves(config):
             _put(params, path, _read_leaf(weights, path, name, shape))
     return params
