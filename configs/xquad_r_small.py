@@ -4,7 +4,7 @@
 
 DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages
 that XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that
-share ten words in a row with it are dropped from training. On two CPU cores: 6 minutes, 4 GiB.
+share ten words in a row with it are dropped from training. On two CPU cores: 4 minutes, 4 GiB.
 Expected: see README.
 """
 
