@@ -15,6 +15,7 @@ import optax
 
 from jaxir.config import Config
 from jaxir.data.pipeline import Batch
+from jaxir.models.encoder import lookup
 from jaxir.speed import peers, timing, work
 from jaxir.training.chips import peak_flops
 from jaxir.training.losses import contrastive_loss
@@ -140,7 +141,8 @@ def step_parts(
     Each is a program of its own or the difference of two, so their sum is near the step's time,
     not equal to it. `input wait` is a cached batch's way to the devices; what a run waits for its
     data stands in its metrics. `communication` is that of gradients and embeddings by themselves,
-    which a step may hide behind other work; 0 on one device.
+    which a step may hide behind other work; 0 on one device. Of `forward` and `backward`, what it
+    takes to look tokens up and to add up the gradient of their table stands apart as well.
     """
     batch = to_devices(batches[0], mesh)
     state = make_state(config, None, mesh)
@@ -168,6 +170,10 @@ def step_parts(
         updates, new = optimizer.update(gradients, state["optimizer"], state["params"])
         return optax.apply_updates(state["params"], updates), new
 
+    table, ids = params["model"]["encoder"]["token_embedding"]["embedding"], batch["row_ids"]
+    vectors = jax.jit(lookup)
+    looked_up = vectors(table, ids)
+    of_table = jax.jit(lambda table, slopes: jax.vjp(lambda x: lookup(x, ids), table)[1](slopes))
     embeddings, gradients = embed(params, batch), gradient(params, batch)
     calls: dict[str, Callable[[], object]] = {
         "input wait": lambda: jax.block_until_ready(to_devices(batches[0], mesh)),
@@ -175,6 +181,8 @@ def step_parts(
         "loss": lambda: jax.block_until_ready(loss(embeddings)),
         "gradient": lambda: jax.block_until_ready(gradient(params, batch)),
         "optimizer": lambda: jax.block_until_ready(update(gradients, state)),
+        "looking tokens up": lambda: jax.block_until_ready(vectors(table, ids)),
+        "gradient of their table": lambda: jax.block_until_ready(of_table(table, looked_up)),
     }
     if mesh.size > 1:
         calls["communication"] = _communication(mesh, gradients, embeddings)
