@@ -123,5 +123,5 @@ def short(value: float, like: float | None = None) -> str:
     """A figure in a few characters; a spread has the decimals of the figure that it is `like`."""
     size = abs(value if like is None else like)
     decimals = 3 if size < 2 else 1 if size < 100 else 0
-    text = f"{value:,.{decimals}f}"
+    text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # and no minus before a zero
     return text.replace("0.", ".", 1) if abs(value) < 1 and decimals == 3 else text
