@@ -4,7 +4,7 @@
 
 DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages
 that XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that
-share ten words in a row with it are dropped from training. On two CPU cores: 4 minutes, 4 GiB.
+share ten words in a row with it are dropped from training. On two CPU cores: 5 minutes, 4 GiB.
 Expected: see README.
 """
 
@@ -98,7 +98,7 @@ SOURCES = (
 def get_config() -> Config:
     """No layer: a sentence is the mean of its tokens' vectors, 256 wide.
 
-    With one layer 2,400 steps of 192 pairs took ten times as long on a CPU, and were no better.
+    With one layer 2,400 steps of 192 pairs took 39 minutes on a busy CPU, and were no better.
     """
     return Config(
         steps=1_500,

@@ -231,7 +231,7 @@ class Encoder(nnx.Module):
         self.token_embedding = embedding(config.vocab_size)
         self.position_embedding = embedding(config.positions)
         self.token_type_embedding = embedding(config.token_types)
-        if config.layers:  # without any, a text is the mean of its tokens' vectors
+        if config.layers:
             keys = jax.random.split(rngs.params(), config.layers)
             self.layers = nnx.vmap(lambda key: Layer(config, dtype, nnx.Rngs(key)))(keys)
         if config.architecture == "xlm-roberta-xl":
