@@ -15,10 +15,10 @@ from jaxir.config import (
     Config,
     DataConfig,
     EncoderConfig,
-    EvaluationConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    RetrievalEvaluationConfig,
     Shares,
     Source,
     SweepConfig,
@@ -52,7 +52,7 @@ def get_config() -> Config:
         loss=LossConfig(temperature=0.05),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
         checkpoint=CheckpointConfig(every=200, keep=1),
-        evaluation=EvaluationConfig(every=0, benchmark="cldr"),
+        evaluation=RetrievalEvaluationConfig(every=0, benchmark="cldr"),
         watch=WatchConfig(tensorboard=False, export=False),
         sweep=SweepConfig(
             shares={

@@ -13,12 +13,12 @@ from jaxir.config import (
     Config,
     DataConfig,
     EncoderConfig,
-    EvaluationConfig,
     Fields,
     HybridConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    RetrievalEvaluationConfig,
     Shares,
     Source,
     WatchConfig,
@@ -135,7 +135,7 @@ def get_config() -> Config:
         loss=LossConfig(temperature=0.05),
         optimizer=OptimizerConfig(learning_rate=8e-3, warmup_steps=50),
         checkpoint=CheckpointConfig(every=500),
-        evaluation=EvaluationConfig(
+        evaluation=RetrievalEvaluationConfig(
             every=0, benchmark="xquad_r", benchmark_directory="xquad-r", baselines=True
         ),
         watch=WatchConfig(every=50),

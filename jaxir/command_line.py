@@ -10,6 +10,7 @@ import errno
 import importlib.util
 import logging
 import os
+import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxir.config import Config, validate
+from jaxir.config import RunConfig
 from jaxir.errors import RunError, UserError
+from jaxir.tasks import CONFIGS
 
 if TYPE_CHECKING:
     from etils import epath
@@ -266,7 +268,7 @@ def _keep_compiled(chosen: str | None, default: str) -> None:
         jax.config.update("jax_compilation_cache_dir", chosen)
 
 
-def parse_config(argv: list[str], values: flags.FlagValues, doc: str | None) -> Config | None:
+def parse_config(argv: list[str], values: flags.FlagValues, doc: str | None) -> RunConfig | None:
     """Read the flags of a command that takes a config; None where help was asked for and printed.
 
     Args:
@@ -277,15 +279,18 @@ def parse_config(argv: list[str], values: flags.FlagValues, doc: str | None) -> 
     Raises:
         UserError: a mistake in a flag or in the config, or no config.
     """
-    fields = "\n".join(field_help(Config()))
-    if parse(argv, values, f"{doc}\nFields and their defaults:\n{fields}") is None:
+    fields = "\n\n".join(
+        f"Fields of {task} configs and their defaults:\n" + "\n".join(field_help(kind()))
+        for task, kind in CONFIGS.items()
+    )
+    if parse(argv, values, f"{doc}\n{fields}") is None:
         return None
     config = _config_of(values)
-    validate(config)
+    config.validate()
     return config
 
 
-def _config_of(values: flags.FlagValues) -> Config:
+def _config_of(values: flags.FlagValues) -> RunConfig:
     """The config after all overrides.
 
     Raises:
@@ -293,9 +298,10 @@ def _config_of(values: flags.FlagValues) -> Config:
     """
     if values.config is None:
         raise UserError("--config is missing: name a config, e.g. --config demo.py")
-    if not isinstance(values.config, Config):
-        raise UserError("--config: get_config() must return a jaxir.config.Config")
-    return values.config
+    config = values.config
+    if not isinstance(config, RunConfig):
+        raise UserError("--config: get_config() must return a Config of jaxir")
+    return config
 
 
 def field_help(config: object, prefix: str = "config") -> Iterator[str]:
@@ -348,11 +354,25 @@ def find_config(name: str) -> Path:
 
 
 def _misspelt(argv: list[str], error: Exception) -> str:
-    """The override that `error` came from, and the nearest field."""
-    fields = [line.split("=")[0].strip().lstrip("-") for line in field_help(Config())]
+    """The override that `error` came from, and the nearest field of the config."""
+    config = _without_overrides(argv)
+    kinds = [config] if config else [kind() for kind in CONFIGS.values()]
+    of_task = f" in a config of task {config.task!r}" if config else ""
+    fields = [line.split("=")[0].strip().lstrip("-") for kind in kinds for line in field_help(kind)]
     for argument in argv:
         path = argument.lstrip("-").split("=", 1)[0]
-        if path.startswith("config.") and "[" not in path and path not in fields:
+        # what stands in a tuple is no field of its own
+        if path.startswith("config.") and path.split("[")[0] not in fields:
             near = difflib.get_close_matches(path, fields, 1, cutoff=0.0)
-            return f"--{path}: no such field; the nearest is --{near[0]}"
+            return f"--{path}: no such field{of_task}; the nearest is --{near[0]}"
     return f"--config: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _without_overrides(argv: list[str]) -> RunConfig | None:
+    """The config that the command line names, as its file has it; None where that cannot be had."""
+    try:
+        (path,) = (path for _, path in _config_arguments(argv))
+        config = runpy.run_path(path)["get_config"]()
+    except Exception:  # whatever its file does wrong, something else is being told
+        return None
+    return config if isinstance(config, RunConfig) else None

@@ -1,18 +1,20 @@
 """What a run can be told: typed dataclasses, and the checks that need neither data nor devices.
 
-A config file `configs/NAME.py` defines `get_config()`, which returns a `Config`. The dataclasses
+A config file `configs/NAME.py` defines `get_config()`, which returns a `RunConfig`. The dataclasses
 are not frozen because command-line overrides (`--config.optimizer.learning_rate=1e-4`) assign to
 fields. This module imports neither JAX nor TensorFlow, so that `--help` answers at once.
 """
 
 import dataclasses
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxir.errors import UserError
 
 ARCHITECTURES = ("xlm-roberta", "xlm-roberta-xl", "bert")
 POOLINGS = ("cls", "mean")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "products", "layers")  # nothing; all but matrix products; whole layers
 BENCHMARKS = ("", "cldr", "xquad_r", "mlqa_r")
 PASSAGE_UNITS = ("paragraph", "sentence", "sentence_with_paragraph")
@@ -34,6 +36,17 @@ class EncoderConfig:
     layer_norm_epsilon: float = 1e-5
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    initializer_range: float = 0.02  # standard deviation of random kernels and embeddings
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether LayerNorm stands before each block and once at the end, not after each."""
+        return self.architecture == "xlm-roberta-xl"
+
+    @property
+    def activation(self) -> str:
+        """Of the feed-forward blocks."""
+        return "gelu"
 
     @property
     def max_tokens(self) -> int:
@@ -147,13 +160,19 @@ class HybridConfig:
 
 
 @dataclass
-class LossConfig:
-    """InfoNCE over the global batch."""
+class TemperatureConfig:
+    """What similarities are divided by."""
 
     temperature: float = 0.05
     learned_temperature: bool = False
     min_temperature: float = 0.01  # clamp of the learned one
     max_temperature: float = 1.0
+
+
+@dataclass
+class LossConfig(TemperatureConfig):
+    """InfoNCE over the global batch."""
+
     directions: str = "both"  # "query_to_passage" or "both"
     false_negatives: str = "mask"  # "mask", "positives" or "keep"
     matryoshka: tuple[int, ...] = ()  # also train these leading dimensions
@@ -195,12 +214,18 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluationConfig:
-    """What is measured on the way and at the end."""
+    """When a run is measured on what it keeps from training, and which checkpoint is the best."""
 
     every: int = 1_000  # steps between evaluations on the held-out set; 0: at the end only
+    best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
+
+
+@dataclass
+class RetrievalEvaluationConfig(EvaluationConfig):
+    """What else a retriever is measured by."""
+
     queries: int = 0  # of the held-out set, until the end; against all its passages; 0: all
     batch_tokens: int = 0  # encoded at a time, padding included; 0: what suits the devices
-    best: str = "loss"  # the best checkpoint has the lowest "loss" or the highest "map"
     benchmark: str = ""  # evaluated whole at the end: one of BENCHMARKS; "": none
     benchmark_directory: str = ""  # where it lies; "": xquad_r is downloaded
     passage: str = "sentence"  # its candidates: "sentence" or "sentence_with_paragraph"
@@ -232,16 +257,14 @@ class SweepConfig:
 
 
 @dataclass
-class Config:
-    """A whole run."""
+class RunConfig:
+    """What every run has, whatever it trains; see `jaxir.tasks` for the kinds of runs."""
 
+    task: str = ""  # what is trained, a name in `jaxir.tasks.CONFIGS`; each kind of config has one
     seed: int = 0
     steps: int = 100_000
     batch_size: int = 128  # pairs in the global batch, over all devices and processes
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -249,94 +272,150 @@ class Config:
     watch: WatchConfig = field(default_factory=WatchConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether its runs share a tokenizer of their own."""
+        return False
 
-CHOICES = {
-    "model.encoder.architecture": ARCHITECTURES,
-    "model.pooling": POOLINGS,
-    "model.compute_dtype": ("float32", "bfloat16"),
-    "model.remat": REMATS,
-    "scale.gradient_dtype": ("float32", "bfloat16"),
-    "data.passage": PASSAGE_UNITS,
-    "hybrid.language_weights": ("uniform", "size", "temperature"),
-    "hybrid.pair_per": ("row", "batch"),
-    "loss.directions": ("query_to_passage", "both"),
-    "loss.false_negatives": ("mask", "positives", "keep"),
-    "optimizer.schedule": ("cosine", "linear", "constant"),
-    "evaluation.best": ("loss", "map"),
-    "evaluation.benchmark": BENCHMARKS,
-    "evaluation.passage": ("sentence", "sentence_with_paragraph"),
-}
-POSITIVE = (
-    *("steps", "batch_size", "model.encoder.vocab_size", "model.encoder.hidden_size"),
-    *("model.encoder.heads", "model.encoder.intermediate_size"),
-    *("model.length_buckets", "hybrid.language_temperature", "loss.temperature"),
-    *("loss.min_temperature", "optimizer.learning_rate", "optimizer.epsilon", "checkpoint.every"),
-    *("checkpoint.keep", "watch.every", "sweep.seeds"),
-    "scale.replicas",
-)
-NOT_NEGATIVE = (
-    *("seed", "model.dense", "model.projection", "model.trained_tokenizer_size"),
-    *("model.encoder.layers", "model.row_tokens"),
-    *("data.held_out_limit", "data.hard_negatives", "data.limit", "optimizer.warmup_steps"),
-    *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.final_learning_rate"),
-    *("evaluation.every", "evaluation.queries", "evaluation.batch_tokens", "scale.texts_at_once"),
-)
-UNDER_ONE = (
-    *("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),
-    *("optimizer.beta1", "optimizer.beta2"),
-)
+    def validate(self) -> None:
+        """Check every value that can be judged without data, weights or devices.
+
+        Raises:
+            UserError: names the field, its value and the bound it breaks.
+        """
+        check_fields(self, RUN_BOUNDS)
+        own_task = type(self)().task
+        require(self.task == own_task, "task", self.task, repr(own_task))
+        _validate_shares("hybrid.shares", self.hybrid.shares)
+        for name, shares in self.sweep.shares.items():
+            _validate_shares(f"sweep.shares[{name}]", shares)
 
 
-def _require(holds: bool, name: str, value: object, bound: str) -> None:
+@dataclass
+class Config(RunConfig):
+    """A run that trains a retriever of texts."""
+
+    task: str = "retrieval"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluation: RetrievalEvaluationConfig = field(default_factory=RetrievalEvaluationConfig)
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether its runs share a tokenizer of their own."""
+        return bool(self.model.trained_tokenizer_size)
+
+    def validate(self) -> None:
+        """As every run's, and what a retriever adds to it."""
+        super().validate()
+        check_fields(self, RETRIEVAL_BOUNDS)
+        encoder, loss = self.model.encoder, self.loss
+        require(
+            encoder.hidden_size % encoder.heads == 0,
+            "model.encoder.heads",
+            encoder.heads,
+            f"a divisor of hidden_size = {encoder.hidden_size}",
+        )
+        require(
+            loss.min_temperature <= loss.temperature <= loss.max_temperature,
+            "loss.temperature",
+            loss.temperature,
+            f"from min_temperature = {loss.min_temperature} "
+            f"to max_temperature = {loss.max_temperature}",
+        )
+        for source in self.data.sources:
+            require(source.skip >= 0, f"data.sources[{source.path}].skip", source.skip, "0 or more")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Names of the fields that have to lie within some bounds, dotted."""
+
+    positive: tuple[str, ...] = ()
+    not_negative: tuple[str, ...] = ()
+    under_one: tuple[str, ...] = ()  # and not negative
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+RUN_BOUNDS = Bounds(
+    positive=(
+        *("steps", "batch_size", "hybrid.language_temperature", "optimizer.learning_rate"),
+        *("optimizer.epsilon", "checkpoint.every", "checkpoint.keep", "watch.every"),
+        *("sweep.seeds", "scale.replicas"),
+    ),
+    not_negative=(
+        *("seed", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"),
+        *("optimizer.final_learning_rate", "evaluation.every", "scale.texts_at_once"),
+    ),
+    under_one=("optimizer.beta1", "optimizer.beta2"),
+    choices={
+        "scale.gradient_dtype": ("float32", "bfloat16"),
+        "hybrid.language_weights": ("uniform", "size", "temperature"),
+        "hybrid.pair_per": ("row", "batch"),
+        "optimizer.schedule": ("cosine", "linear", "constant"),
+        "evaluation.best": ("loss", "map"),
+    },
+)
+RETRIEVAL_BOUNDS = Bounds(
+    positive=(
+        *("model.encoder.vocab_size", "model.encoder.hidden_size", "model.encoder.heads"),
+        *("model.encoder.intermediate_size", "model.length_buckets"),
+        *("loss.temperature", "loss.min_temperature"),
+    ),
+    not_negative=(
+        *("model.dense", "model.projection", "model.trained_tokenizer_size"),
+        *("model.encoder.layers", "model.row_tokens"),
+        *("data.held_out_limit", "data.hard_negatives", "data.limit"),
+        *("evaluation.queries", "evaluation.batch_tokens"),
+    ),
+    under_one=("model.encoder.dropout", "model.encoder.attention_dropout", "data.held_out"),
+    choices={
+        "model.encoder.architecture": ARCHITECTURES,
+        "model.pooling": POOLINGS,
+        "model.compute_dtype": COMPUTE_DTYPES,
+        "model.remat": REMATS,
+        "data.passage": PASSAGE_UNITS,
+        "loss.directions": ("query_to_passage", "both"),
+        "loss.false_negatives": ("mask", "positives", "keep"),
+        "evaluation.benchmark": BENCHMARKS,
+        "evaluation.passage": ("sentence", "sentence_with_paragraph"),
+    },
+)
+
+
+def require(holds: bool, name: str, value: object, bound: str) -> None:
+    """Raise a `UserError` that names the field, its value and the bound, unless that holds."""
     if not holds:
         raise UserError(f"config.{name} = {value!r}: must be {bound}")
 
 
-def validate(config: Config) -> None:
-    """Check every value that can be judged without data, weights or devices.
+def check_fields(config: object, bounds: Bounds) -> None:
+    """Check the fields of a config, or of a part of one, that have bounds of their own.
 
     Raises:
         UserError: names the field, its value and the bound it breaks.
     """
     infinite = float("inf")
     for names, holds, bound in (
-        (POSITIVE, lambda value: 0 < value < infinite, "positive"),
-        (NOT_NEGATIVE, lambda value: 0 <= value < infinite, "0 or more"),
-        (UNDER_ONE, lambda value: 0 <= value < 1, "at least 0 and under 1"),
+        (bounds.positive, lambda value: 0 < value < infinite, "positive"),
+        (bounds.not_negative, lambda value: 0 <= value < infinite, "0 or more"),
+        (bounds.under_one, lambda value: 0 <= value < 1, "at least 0 and under 1"),
     ):
         for name in names:
             value = operator.attrgetter(name)(config)
-            _require(holds(value), name, value, bound)
-    for name, allowed in CHOICES.items():
+            require(holds(value), name, value, bound)
+    for name, allowed in bounds.choices.items():
         value = operator.attrgetter(name)(config)
         listed = ", ".join(repr(choice) for choice in allowed)
-        _require(value in allowed, name, value, f"one of {listed}")
-    encoder, loss = config.model.encoder, config.loss
-    _require(
-        encoder.hidden_size % encoder.heads == 0,
-        "model.encoder.heads",
-        encoder.heads,
-        f"a divisor of hidden_size = {encoder.hidden_size}",
-    )
-    _require(
-        loss.min_temperature <= loss.temperature <= loss.max_temperature,
-        "loss.temperature",
-        loss.temperature,
-        f"from min_temperature = {loss.min_temperature} "
-        f"to max_temperature = {loss.max_temperature}",
-    )
-    for source in config.data.sources:
-        _require(source.skip >= 0, f"data.sources[{source.path}].skip", source.skip, "0 or more")
-    _validate_shares("hybrid.shares", config.hybrid.shares)
-    for name, shares in config.sweep.shares.items():
-        _validate_shares(f"sweep.shares[{name}]", shares)
+        require(value in allowed, name, value, f"one of {listed}")
 
 
 def _validate_shares(name: str, shares: Shares) -> None:
     values = dataclasses.asdict(shares)
     for kind, share in values.items():
-        _require(0 <= share < float("inf"), f"{name}.{kind}", share, "0 or more")
-    _require(sum(values.values()) > 0, name, values, "shares with a positive sum")
+        require(0 <= share < float("inf"), f"{name}.{kind}", share, "0 or more")
+    require(sum(values.values()) > 0, name, values, "shares with a positive sum")
 
 
 def validate_shape(model: ModelConfig, dimensions: tuple[int, ...] = ()) -> None:
@@ -351,26 +430,26 @@ def validate_shape(model: ModelConfig, dimensions: tuple[int, ...] = ()) -> None
     """
     for name in ("max_query_tokens", "max_passage_tokens"):
         value = getattr(model, name)
-        _require(
+        require(
             3 <= value <= model.encoder.max_tokens,
             f"model.{name}",
             value,
             f"from 3 to the model's {model.encoder.max_tokens} positions",
         )
-        _require(
+        require(
             not model.row_tokens or model.row_tokens >= value,
             "model.row_tokens",
             model.row_tokens,
             f"0 (no packing) or at least {name} = {value}",
         )
-    _require(
+    require(
         not model.row_tokens or model.length_buckets == 1,
         "model.length_buckets",
         model.length_buckets,
         "1, since texts share rows (model.row_tokens)",
     )
     for dimension in dimensions:
-        _require(
+        require(
             0 < dimension < model.embedding_size,
             "loss.matryoshka",
             dimension,

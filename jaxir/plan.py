@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxir import command_line
-from jaxir.config import validate_shape
+from jaxir.config import Config, validate_shape
 from jaxir.errors import UserError
 
 
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int | None:
     config = command_line.parse_config(argv, values, __doc__)
     if config is None:
         return 0
+    if not isinstance(config, Config):
+        raise UserError(f"--config: a run of {config.task}; plans are made of retrieval runs")
     validate_shape(config.model, config.loss.matryoshka)
     if values.topology is None:
         raise UserError("--topology is missing: e.g. --topology v4:2x2x2")

@@ -9,8 +9,9 @@ from etils import epath
 from pretend_sweep import QUESTIONS, grid_config, quadratic, write_sweep
 
 from jaxir.config import Config, SweepConfig
+from jaxir.retrieval.comparison import MAIN, QUALITY, RETRIEVERS
 from jaxir.study.differences import differences, holm, min_f, over_rows, seed_error
-from jaxir.study.figures import MAIN, QUALITY, Study, read_study
+from jaxir.study.figures import Study, read_study
 from jaxir.study.points import Run, runs
 
 
@@ -34,6 +35,7 @@ def _study(effects, seeds, questions, seed_spread, question_spread, rng, missing
     return Study(
         config,
         "held_out",
+        RETRIEVERS,
         wanted,
         dict.fromkeys(missing, "failed: x"),
         {},

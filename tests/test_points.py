@@ -9,7 +9,7 @@ import sys
 import dacite
 import pytest
 
-from jaxir.config import Config, Shares, SweepConfig, validate
+from jaxir.config import Config, Shares, SweepConfig
 from jaxir.data.interleaving import integer_shares
 from jaxir.errors import UserError
 from jaxir.study.points import KINDS, config_of, points, runs
@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line(fields, message):
 @pytest.mark.parametrize("shares", [Shares(monolingual=-1), Shares(0, 0, 0)])
 def test_shares_that_are_none_are_refused_with_the_config(shares):
     with pytest.raises(UserError, match=r"sweep.shares\[a\]"):
-        validate(Config(sweep=SweepConfig(shares={"a": shares})))
+        Config(sweep=SweepConfig(shares={"a": shares})).validate()
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])

@@ -17,9 +17,10 @@ from jaxir.config import (
 )
 from jaxir.errors import UserError
 from jaxir.training import sharding
+from jaxir.training.contrastive import batch_loss
 from jaxir.training.optimizer import decayed, learning_rate
 from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
-from jaxir.training.step import batch_loss, compile_step, init_state, make_state, matmul_flops
+from jaxir.training.step import compile_step, init_state, make_state, matmul_flops
 
 BATCH = 16
 

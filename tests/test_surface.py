@@ -7,7 +7,8 @@ from etils import epath
 from pretend_sweep import grid_config, quadratic, write_sweep
 
 from jaxir.config import SweepConfig
-from jaxir.study.figures import BIAS, QUALITY, read_study
+from jaxir.retrieval.comparison import BIAS, QUALITY
+from jaxir.study.figures import read_study
 from jaxir.study.points import points
 from jaxir.study.surface import fit, highest, simplex, terms
 from jaxir.study.tradeoff import means, pareto_front, trade_off

@@ -73,7 +73,7 @@ def test_every_point_has_its_runs_once_and_one_program_serves_them(tmp_path, mon
     assert not summary["missing"]
 
     capsys.readouterr()
-    monkeypatch.setattr(running, "prepare", None)  # would fail if it were called
+    monkeypatch.setattr(running, "_work", None)  # would fail if it were called
     sweep(config, epath.Path(workdir))
     shown = capsys.readouterr().out
     assert "uniform" in shown
@@ -131,7 +131,7 @@ def test_parameters_that_are_not_finite_are_a_failed_run(tmp_path, monkeypatch):
     config = _config(tmp_path, named=("uniform",))
     broken = {"kernel": np.array([1.0, np.nan], np.float32)}
 
-    def train(one, inputs, folder, *_):
+    def train(one, family, inputs, folder, *_):
         folder.mkdir()
         return broken, None
 

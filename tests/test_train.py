@@ -24,9 +24,9 @@ from tiny import tiny_config, write_config
 from jaxir.config import Shares, WatchConfig
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
-from jaxir.training import loop
 from jaxir.training.inputs import prepare
 from jaxir.training.report import Report
+from jaxir.training.retriever import RETRIEVER, evaluate_task
 from jaxir.training.run import run
 from jaxir.training.sharding import make_mesh
 
@@ -113,12 +113,12 @@ def test_fewer_queries_on_the_way_are_the_same_ones_against_the_whole_pool(finis
     config, workdir = finished
     inputs = prepare(config, workdir)
     config = dataclasses.replace(config, model=inputs.model)
-    programs = loop._programs(config)
+    embed = RETRIEVER.embed(config)
     params = init_params(inputs.model, jax.random.key(0))
     task = inputs.tasks["held_out"]
     with jax.set_mesh(make_mesh(config)):
         whole, part, again = (
-            loop.evaluate_task(config, programs, params, task, queries) for queries in (0, 20, 20)
+            evaluate_task(config, embed, params, task, queries) for queries in (0, 20, 20)
         )
     assert (part.queries, part.passages) == (20, whole.passages)
     chosen = [

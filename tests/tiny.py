@@ -10,9 +10,9 @@ from jaxir.config import (
     Config,
     DataConfig,
     EncoderConfig,
-    EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
+    RetrievalEvaluationConfig,
     Source,
     WatchConfig,
 )
@@ -61,7 +61,7 @@ def tiny_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Config:
         data=DataConfig(directory=str(folder), sources=(Source(path="rows.jsonl"),), held_out=0.2),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=4),
         checkpoint=CheckpointConfig(every=5),
-        evaluation=EvaluationConfig(every=12, batch_tokens=1_024),
+        evaluation=RetrievalEvaluationConfig(every=12, batch_tokens=1_024),
         watch=WatchConfig(every=6),
     )
 

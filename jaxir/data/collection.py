@@ -10,7 +10,7 @@ C groups of a cell.
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -47,6 +47,8 @@ class Collection:
     hard_negative_offsets: Int[np.ndarray, "G*N+1"]
     hard_negatives: Int[np.ndarray, "H"]  # indexes of texts
     report: dict[str, Any] = field(default_factory=dict)  # counts, for people
+    # a query may meet its own text, since what it is compared with is no text but an image
+    of_images: bool = False
 
     def negatives_of(self, group: int, language: int) -> Int[np.ndarray, "K"]:
         """Texts that look right for a group in a passage language but are not, in file order."""
@@ -259,10 +261,14 @@ def with_hard_negatives(collection: Collection, keep: Bool[np.ndarray, "H"]) -> 
 def cell(
     collection: Collection, query_language: str, passage_language: str
 ) -> Int[np.ndarray, "C"]:
-    """Groups with a query in one language and a passage in the other that is another text."""
+    """Groups with a query in one language and a passage in the other that is another text.
+
+    Captions of images need a second text in another language only.
+    """
     query = collection.query[:, collection.languages.index(query_language)]
     passage = collection.passage[:, collection.languages.index(passage_language)]
-    return np.flatnonzero((query >= 0) & (passage >= 0) & (query != passage))
+    alone = collection.of_images and query_language == passage_language
+    return np.flatnonzero((query >= 0) & (passage >= 0) & ((query != passage) | alone))
 
 
 def split_held_out(
@@ -288,9 +294,21 @@ def split_held_out(
     groups = np.arange(len(collection.ids))
     if share == 0:
         return collection, take_groups(collection, groups[:0])
-    clusters = int(collection.cluster.max(initial=-1)) + 1
-    hashes = _cluster_hashes(collection, clusters, seed)
-    sizes = np.bincount(collection.cluster, minlength=clusters)
+    chosen = held_out_groups(collection.ids, collection.cluster, share, limit, seed)
+    return take_groups(collection, groups[~chosen]), take_groups(collection, groups[chosen])
+
+
+def held_out_groups(
+    ids: Sequence[str], cluster: Int[np.ndarray, "G"], share: float, limit: int, seed: int
+) -> Bool[np.ndarray, "G"]:
+    """Which groups are held out, as `split_held_out` says, by ids of their own.
+
+    Raises:
+        UserError: none of them, or all.
+    """
+    clusters = int(cluster.max(initial=-1)) + 1
+    hashes = _cluster_hashes(ids, cluster, clusters, seed)
+    sizes = np.bincount(cluster, minlength=clusters)
     held_out = np.zeros(clusters, bool)
     room = limit
     for number in np.argsort(hashes, kind="stable"):
@@ -299,16 +317,18 @@ def split_held_out(
         if 0 < sizes[number] <= room:
             held_out[number] = True
             room -= int(sizes[number])
-    chosen = held_out[collection.cluster]
+    chosen = held_out[cluster]
     if not chosen.any() or chosen.all():
         raise UserError(
             f"data.held_out = {share} with held_out_limit = {limit} would hold out "
             f"{chosen.sum()} of {len(chosen)} parallel groups; change them, or set held_out = 0"
         )
-    return take_groups(collection, groups[~chosen]), take_groups(collection, groups[chosen])
+    return chosen
 
 
-def _cluster_hashes(collection: Collection, clusters: int, seed: int) -> np.ndarray:
+def _cluster_hashes(
+    ids: Sequence[str], cluster: Int[np.ndarray, "G"], clusters: int, seed: int
+) -> np.ndarray:
     """A 64-bit number of each cluster that depends on its smallest id hash and the seed alone."""
 
     def number(text: str) -> int:
@@ -316,9 +336,9 @@ def _cluster_hashes(collection: Collection, clusters: int, seed: int) -> np.ndar
             hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
         )
 
-    of_groups = np.fromiter(map(number, collection.ids), np.uint64, len(collection.ids))
+    of_groups = np.fromiter(map(number, ids), np.uint64, len(ids))
     smallest = np.full(clusters, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, collection.cluster, of_groups)
+    np.minimum.at(smallest, cluster, of_groups)
     # hashed again, since the smallest of many numbers is no longer spread evenly
     again = (number(f"{seed} {smallest_hash}") for smallest_hash in smallest.tolist())
     return np.fromiter(again, np.uint64, clusters)

@@ -5,12 +5,13 @@ Every mistake in them is a `UserError` that names file and line.
 
 import gzip
 import json
+import lzma
 import os
 import zlib
 from collections.abc import Iterator, Sequence, Set
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from jaxir.config import Source
 from jaxir.errors import UserError
@@ -81,17 +82,26 @@ def two_languages(source: Source) -> tuple[str, str]:
     return (source.languages[0], source.languages[-1]) if source.languages else ("", "")
 
 
+def _opened(file: Path) -> IO[bytes]:
+    match file.suffix:
+        case ".gz":
+            return cast(IO[bytes], gzip.open(file))
+        case ".xz":
+            return lzma.open(file)
+    return file.open("rb")
+
+
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 file, gzipped if its name ends so, each after its place "file:number".
+    """The lines of a UTF-8 file, each after its place "file:number"; .gz and .xz are unpacked.
 
     Raises:
         UserError: names file and line.
     """
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+    with _opened(file) as lines:
         for number in range(1, 2**63):
             try:
                 line = lines.readline(MAX_LINE + 1)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
                 raise UserError(
                     f"{file}: cut off or damaged after line {number - 1} ({error}); fetch it again"
                 ) from None

@@ -8,11 +8,12 @@ the background, and a process loads no more than its own slice.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -22,6 +23,7 @@ from jaxir.data.hybrid import Hybrid
 from jaxir.data.interleaving import fold
 from jaxir.data.packing import Packing, enough_rows, pack, row_counts, share_rows, texts_a_row
 from jaxir.data.tokens import Tokens, read_tokens
+from jaxir.errors import UserError
 
 Batch = dict[str, np.ndarray]
 FIELDS = (
@@ -43,9 +45,23 @@ PREFETCHED_BATCHES = 4
 SAMPLED_STEPS = 64  # whose rows decide for which numbers of rows a packed step is compiled
 
 
+class Batches(Protocol):
+    """What makes the arrays of a step."""
+
+    @property
+    def fields(self) -> Mapping[str, type]:
+        """Names of a batch's arrays, and the type of their numbers."""
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The arrays of a slice of a step's global batch."""
+
+    def shapes(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Batches, or their shapes, for which a step is compiled ahead."""
+
+
 def tokens_of(batch: Batch) -> tuple[int, int]:
     """Tokens of a batch's texts, and those that are computed, padding included."""
-    real = sum(int(batch[f"{side}_lengths"].sum()) for side in ("query", "passage"))
+    real = sum(int(array.sum()) for name, array in batch.items() if name.endswith("_lengths"))
     return real, sum(array.size for name, array in batch.items() if name.endswith("_ids"))
 
 
@@ -70,9 +86,27 @@ class Loader:
     rows_at_once: int = 1  # the rows of a device are a multiple of it
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of a batch's arrays."""
-        return PACKED_FIELDS if self.row_tokens else PADDED_FIELDS
+    def fields(self) -> Mapping[str, type]:
+        """Names of a batch's arrays, and the type of their numbers."""
+        return dict.fromkeys(PACKED_FIELDS if self.row_tokens else PADDED_FIELDS, np.int32)
+
+    def shapes(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The batch, or with packing its shapes with each number of rows met in the sample.
+
+        The last number, which fits any batch, is compiled if one ever needs it.
+        """
+        if not self.row_tokens:
+            yield batch
+            return
+        for count in self.row_counts[:-1] or self.row_counts:
+            yield {
+                name: jax.ShapeDtypeStruct(
+                    (count * self.devices, *x.shape[1:]) if name.startswith("row_") else x.shape,
+                    x.dtype,
+                    sharding=x.sharding,
+                )
+                for name, x in batch.items()
+            }
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The arrays of a slice of a step's global batch; their widths depend on all of it."""
@@ -205,27 +239,42 @@ def tokenize(
     )
 
 
-def batches(loader: Loader, start: int, stop: int, rows: slice = slice(None)) -> Iterator[Batch]:
+def batches(loader: Batches, start: int, stop: int, rows: slice = slice(None)) -> Iterator[Batch]:
     """The batches of steps [start, stop) in order, made ahead of time by tf.data.
 
     `rows` is the part of the global batch that this process holds.
+
+    Raises:
+        UserError: the loader's own, of the first step that cannot be made.
     """
     # its import takes seconds, and only training needs it
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
+    mistakes: dict[int, UserError] = {}
+    types = [tf.as_dtype(kind) for kind in loader.fields.values()]
 
     def load(step: np.ndarray) -> list[np.ndarray]:
-        return list(loader.batch(int(step), rows).values())
+        try:
+            batch = loader.batch(int(step), rows)
+        except UserError as error:  # tf.data would make a traceback of it
+            mistakes[int(step)] = error
+            raise
+        return [batch[name] for name in loader.fields]
 
     dataset = (
         tf.data.Dataset.range(start, stop)
         .map(
-            lambda step: tf.numpy_function(load, [step], [tf.int32] * len(loader.fields)),
+            lambda step: tf.numpy_function(load, [step], types),
             num_parallel_calls=2,
             deterministic=True,
         )
         .prefetch(PREFETCHED_BATCHES)
     )
-    for arrays in dataset.as_numpy_iterator():
-        yield dict(zip(loader.fields, arrays, strict=True))
+    try:
+        for arrays in dataset.as_numpy_iterator():
+            yield dict(zip(loader.fields, arrays, strict=True))
+    except tf.errors.OpError:
+        if mistakes:
+            raise mistakes[min(mistakes)] from None
+        raise

@@ -8,7 +8,7 @@ A new reader is a function and one line in `READERS`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,22 +157,36 @@ def read_line_aligned(source: Source, directory: Path, passage_unit: str) -> Row
     return make.counts
 
 
-def _tfds_examples(source: Source, directory: Path) -> Iterable[Any]:
+def tfds_examples(
+    path: str, split: str, directory: Path, encoded: Sequence[str] = ()
+) -> Iterable[Any]:
+    """Examples of a TFDS dataset, in the order of its files.
+
+    Args:
+        path: name of the dataset and its config, e.g. "xquad/ar".
+        split: of the dataset.
+        directory: looked in before TFDS's own data folder; TFDS fetches what neither has.
+        encoded: image features that stay the bytes of their file.
+
+    Raises:
+        UserError: there is no such dataset or split, or it cannot be fetched.
+    """
     import tensorflow_datasets
 
-    name = source.path.split("/")[0].split(":")[0]
+    name = path.split("/")[0].split(":")[0]
     try:
         builder = tensorflow_datasets.builder(
-            source.path, data_dir=directory if (directory / name).is_dir() else None
+            path, data_dir=directory if (directory / name).is_dir() else None
         )
         builder.download_and_prepare()
+        decoders = {feature: tensorflow_datasets.decode.SkipDecoding() for feature in encoded}
         return tensorflow_datasets.as_numpy(
-            builder.as_dataset(split=source.split, shuffle_files=False)
+            builder.as_dataset(split=split, shuffle_files=False, decoders=decoders or None)
         )
     except Exception as error:  # TFDS raises its own, TensorFlow's and the network's
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"TFDS {source.path}, split {source.split}: {reason}; mend path and split of the "
+            f"TFDS {path}, split {split}: {reason}; mend path and split of the "
             f"source, or put the prepared dataset into {directory / name}"
         ) from error
 
@@ -183,7 +197,8 @@ def read_tfds(source: Source, directory: Path, passage_unit: str) -> Rows:
     It is looked for in `directory`, then in TFDS's own data folder; TFDS fetches what is missing.
     """
     make, codes = RowMaker(source, passage_unit), two_languages(source)
-    for number, example in enumerate(_tfds_examples(source, directory), start=1):
+    examples = tfds_examples(source.path, source.split, directory)
+    for number, example in enumerate(examples, start=1):
         where = f"TFDS {source.path}, split {source.split}: example {number}"
         if not isinstance(example, dict) or not {"question", "context"} <= example.keys():
             raise UserError(f"{where}: no `question` and `context`; use a SQuAD-like dataset")

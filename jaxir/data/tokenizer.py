@@ -5,10 +5,13 @@ from typing import Any
 
 # XLM-R's ids: <s> 0, <pad> 1, </s> 2, <unk> 3
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+MASK = "<mask>"
 
 
-def train_tokenizer(texts: Iterable[str], size: int) -> Any:
+def train_tokenizer(texts: Iterable[str], size: int, with_mask: bool = False) -> Any:
     """A unigram tokenizer of at most `size` pieces, XLM-R's special tokens and frame included.
+
+    `with_mask` also has a token for those that are to be guessed.
 
     References:
         Kudo, Subword regularization, arXiv 1804.10959 (the unigram model).
@@ -26,7 +29,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *([MASK] if with_mask else [])],
         unk_token="<unk>",
         show_progress=False,
         max_piece_length=12,
@@ -46,4 +49,5 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
         sep_token=end,
         pad_token=pad,
         unk_token=unknown,
+        **({"mask_token": MASK} if with_mask else {}),
     )

@@ -108,7 +108,7 @@ def _encoded(
             padded = np.full(size, -1)
             padded[: len(chosen)] = texts[chosen]
             ids, row_lengths = tokens.padded(padded, width)
-            yield chosen, embed(params, _to_devices(ids), _to_devices(row_lengths))
+            yield chosen, embed(params, rows_to_devices(ids), rows_to_devices(row_lengths))
 
     with tqdm(
         total=len(texts), desc=progress, unit=" texts", disable=not progress or None, leave=None
@@ -147,7 +147,8 @@ def _one_ahead(
     yield before
 
 
-def _to_devices(array: np.ndarray) -> Array:
+def rows_to_devices(array: np.ndarray) -> Array:
+    """Rows split over the devices of the mesh that is set, if one is."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(array)

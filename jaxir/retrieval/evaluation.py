@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxir.retrieval.bias import equal_expected_rank, rank_distance
-from jaxir.retrieval.metrics import MEASURES
+from jaxir.retrieval.metrics import MEASURES, Measure
 from jaxir.retrieval.ranks import ranks_in_pool, ranks_within_language
 from jaxir.retrieval.retrieval_set import RetrievalSet
 
@@ -144,6 +144,7 @@ def report(
     retrieval_set: RetrievalSet,
     *,
     whole: bool = True,
+    measures: Mapping[str, Measure] = MEASURES,
     more: Mapping[str, Float[np.ndarray, "Q"]] | None = None,
 ) -> SettingsReport:
     """Measure the three settings from the ranks of `retrieval_set.relevant`.
@@ -153,7 +154,8 @@ def report(
         in_pool: ranks, from 1, among the passages of all languages.
         retrieval_set: the task.
         whole: everything was ranked; else 0 stands for an answer below the last rank, and the
-            measures that need the rank of every answer are left out.
+            measures of language bias, which need the rank of every answer, are left out.
+        measures: of a query, by name.
         more: further measures of each query in the pool.
     """
     languages = len(retrieval_set.languages)
@@ -166,10 +168,10 @@ def report(
             ],
             axis=1,
         )
-        for name, measure in MEASURES.items()
+        for name, measure in measures.items()
     }
     gains = retrieval_set.gains
-    pooled = {name: measure(in_pool, gains) for name, measure in MEASURES.items()}
+    pooled = {name: measure(in_pool, gains) for name, measure in measures.items()}
     if whole:
         pooled["rank_distance"] = rank_distance(in_pool, gains)
         pooled["peer"] = equal_expected_rank(in_pool, language, gains, retrieval_set.question)

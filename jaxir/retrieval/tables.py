@@ -12,49 +12,62 @@ from jaxir.retrieval.retrieval_set import SETTINGS
 from jaxir.retrieval.significance import Comparison
 
 # title, whether more is better, and where a report has it
-COLUMNS = (
-    ("monolingual mAP", True, "monolingual", "map"),
-    ("cross-lingual mAP", True, "cross_lingual", "map"),
-    ("multilingual mAP", True, "multilingual", "map"),
-    ("rank distance", False, "multilingual", "rank_distance"),
+Column = tuple[str, bool, tuple[str, ...]]
+COLUMNS: tuple[Column, ...] = (
+    ("monolingual mAP", True, ("monolingual", "map")),
+    ("cross-lingual mAP", True, ("cross_lingual", "map")),
+    ("multilingual mAP", True, ("multilingual", "map")),
+    ("rank distance", False, ("multilingual", "rank_distance")),
 )
 LESS_IS_BETTER = ("rank_distance",)
 
 Report = Mapping[str, Any]  # a SettingsReport as JSON has it
 
 
-def figures(report: Report) -> list[float]:
-    """A report's figures in the order of COLUMNS; NaN for what it does not have."""
-    values = (report[setting].get(measure) for _, _, setting, measure in COLUMNS)
+def figures(report: Report, columns: Sequence[Column] = COLUMNS) -> list[float]:
+    """A report's figures, one a column; NaN for what it does not have."""
+    values = (_at(report, path) for _, _, path in columns)
     return [math.nan if value is None else value for value in values]
 
 
-def print_settings(title: str, reports: Mapping[str, Report]) -> None:
+def _at(report: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        report = report.get(name) if report is not None else None
+    return report
+
+
+def print_settings(
+    title: str, reports: Mapping[str, Report], columns: Sequence[Column] = COLUMNS
+) -> None:
     """One line a system, the best of each column in bold."""
-    rows = {name: figures(report) for name, report in reports.items()}
-    best = _best(list(rows.values()))
-    table = _table(title, "system")
+    rows = {name: figures(report, columns) for name, report in reports.items()}
+    best = _best(list(rows.values()), columns)
+    table = _table(title, "system", columns)
     for name, values in rows.items():
         cells = [_bold(_text(value), value == top) for value, top in zip(values, best)]
         table.add_row(name, *cells)
     _print(table)
 
 
-def print_comparison(title: str, reports: Mapping[str, Sequence[Report]]) -> list[str]:
+def print_comparison(
+    title: str, reports: Mapping[str, Sequence[Report]], columns: Sequence[Column] = COLUMNS
+) -> list[str]:
     """One line a setting of the shares: mean and half the range over seeds; returns the ties.
 
     Two settings tie in a measure where their means differ by no more than the range of either.
     """
-    runs = {name: np.array([figures(one) for one in many]) for name, many in reports.items()}
+    runs = {
+        name: np.array([figures(one, columns) for one in many]) for name, many in reports.items()
+    }
     means = {name: values.mean(axis=0) for name, values in runs.items()}
     spans = {name: np.ptp(values, axis=0) for name, values in runs.items()}
-    best = _best([list(values) for values in means.values()])
+    best = _best([list(values) for values in means.values()], columns)
     seeds = max(len(many) for many in reports.values())
-    table = _table(f"{title}: mean ± half the range over {seeds} seeds", "shares")
+    table = _table(f"{title}: mean ± half the range over {seeds} seeds", "shares", columns)
     ties = []
     leaders = [
         next((name for name in means if means[name][column] == best[column]), "")
-        for column in range(len(COLUMNS))
+        for column in range(len(columns))
     ]
     for name in runs:
         cells = []
@@ -66,7 +79,7 @@ def print_comparison(title: str, reports: Mapping[str, Sequence[Report]]) -> lis
                 cell = _bold(cell, True)
             elif gap <= max(span, spans[leader][column]):
                 cell += " (tie)"
-                ties.append(f"{COLUMNS[column][0]}: {name} ties with {leader}")
+                ties.append(f"{columns[column][0]}: {name} ties with {leader}")
             cells.append(cell)
         table.add_row(name, *cells)
     _print(table)
@@ -120,9 +133,9 @@ def print_paired(
     _print(table)
 
 
-def _best(rows: list[list[float]]) -> list[float]:
+def _best(rows: list[list[float]], columns: Sequence[Column]) -> list[float]:
     best = []
-    for (_, more_is_better, *_), values in zip(COLUMNS, zip(*rows)):
+    for (_, more_is_better, _), values in zip(columns, zip(*rows)):
         known = [value for value in values if not math.isnan(value)]
         pick = max if more_is_better else min
         best.append(pick(known) if known else math.nan)
@@ -139,10 +152,10 @@ def _bold(text: str, strong: bool) -> str:
     return f"[bold]{text}[/bold]" if strong else text
 
 
-def _table(title: str, first: str) -> Table:
+def _table(title: str, first: str, columns: Sequence[Column]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
-    for name, more_is_better, *_ in COLUMNS:
+    for name, more_is_better, _ in columns:
         table.add_column(f"{name} {'↑' if more_is_better else '↓'}", justify="right")
     return table
 

@@ -2,6 +2,8 @@
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from zipfile import BadZipFile
 
@@ -9,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from jaxir.errors import UserError
-from jaxir.retrieval.evaluation import QueryValues
+from jaxir.retrieval.evaluation import QueryValues, Totals
 from jaxir.whole_files import writing
 
 
@@ -33,9 +35,7 @@ def read_values(path: os.PathLike) -> QueryValues:
     Raises:
         UserError: there is no such file, or it is damaged.
     """
-    try:
-        with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+    with _arrays(path) as arrays:
         fields: dict[str, dict[str, np.ndarray]] = {"by_language": {}, "in_pool": {}}
         for name, values in arrays.items():
             kind, _, measure = name.partition("/")
@@ -48,5 +48,35 @@ def read_values(path: os.PathLike) -> QueryValues:
             question=arrays["question"],
             **fields,
         )
+
+
+def write_totals(path: os.PathLike, languages: tuple[str, ...], totals: dict[str, Totals]) -> None:
+    """Measures that were summed over the queries of each question, as NumPy arrays."""
+    arrays: dict[str, Any] = {"languages": np.array(languages)}
+    arrays |= {f"sums/{name}": one.sums for name, one in totals.items()}
+    arrays |= {f"counts/{name}": one.counts for name, one in totals.items()}
+    with writing(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_totals(path: os.PathLike) -> tuple[tuple[str, ...], dict[str, Totals]]:
+    """Languages and measures, as `write_totals` has written them.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    with _arrays(path) as arrays:
+        names = [name.removeprefix("sums/") for name in arrays if name.startswith("sums/")]
+        totals = {name: Totals(arrays[f"sums/{name}"], arrays[f"counts/{name}"]) for name in names}
+        return tuple(arrays["languages"].tolist()), totals
+
+
+@contextmanager
+def _arrays(path: os.PathLike) -> Iterator[dict[str, np.ndarray]]:
+    """A file's arrays; what they lack is told as a `UserError` too."""
+    try:
+        with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        yield arrays
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error

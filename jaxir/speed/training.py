@@ -15,13 +15,13 @@ import optax
 
 from jaxir.config import Config
 from jaxir.data.pipeline import Batch
-from jaxir.models.encoder import lookup
-from jaxir.speed import peers, timing, work
+from jaxir.speed import peers, table, timing, work
 from jaxir.training.chips import peak_flops
+from jaxir.training.contrastive import batch_loss, embed_batch
 from jaxir.training.losses import contrastive_loss
 from jaxir.training.optimizer import make_optimizer
 from jaxir.training.sharding import make_mesh, to_devices
-from jaxir.training.step import batch_loss, compile_step, embed_batch, make_state, token_shapes
+from jaxir.training.step import compile_step, make_state, token_shapes
 
 
 def measure(config: Config, rounds: int, against: str, directory: Path | None) -> dict[str, Any]:
@@ -170,10 +170,7 @@ def step_parts(
         updates, new = optimizer.update(gradients, state["optimizer"], state["params"])
         return optax.apply_updates(state["params"], updates), new
 
-    table, ids = params["model"]["encoder"]["token_embedding"]["embedding"], batch["row_ids"]
-    vectors = jax.jit(lookup)
-    looked_up = vectors(table, ids)
-    of_table = jax.jit(lambda table, slopes: jax.vjp(lambda x: lookup(x, ids), table)[1](slopes))
+    embedding = params["model"]["encoder"]["token_embedding"]["embedding"]
     embeddings, gradients = embed(params, batch), gradient(params, batch)
     calls: dict[str, Callable[[], object]] = {
         "input wait": lambda: jax.block_until_ready(to_devices(batches[0], mesh)),
@@ -181,8 +178,7 @@ def step_parts(
         "loss": lambda: jax.block_until_ready(loss(embeddings)),
         "gradient": lambda: jax.block_until_ready(gradient(params, batch)),
         "optimizer": lambda: jax.block_until_ready(update(gradients, state)),
-        "looking tokens up": lambda: jax.block_until_ready(vectors(table, ids)),
-        "gradient of their table": lambda: jax.block_until_ready(of_table(table, looked_up)),
+        **table.lookups(embedding, batch["row_ids"]),
     }
     if mesh.size > 1:
         calls["communication"] = _communication(mesh, gradients, embeddings)

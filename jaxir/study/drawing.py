@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxir.retrieval.retrieval_set import SETTINGS
-from jaxir.study.figures import BIAS, QUALITY, Measure, Study, without_languages
+from jaxir.retrieval.comparison import Measure
+from jaxir.study.figures import Study, without_languages
 from jaxir.study.pictures import draw_pareto, draw_slopes
 from jaxir.study.points import NAMED
 from jaxir.study.surface import Surface
@@ -65,12 +65,14 @@ def _draw_trade_off(study: Study, trade: TradeOff, front: Sequence[str], folder:
         trade.best,
     )
     names = [point.name for point in study.points]
+    measures = [study.measure(key) for key in (study.comparison.quality, study.comparison.bias)]
     quality, bias = (
-        [study.of(point)[:, study.column(key)] for point in study.points] for key in (QUALITY, BIAS)
+        [study.of(point)[:, study.column(one.key)] for point in study.points] for one in measures
     )
     on_front = np.array([name in front for name in names])
     title = f"quality against language bias, {study.task}"
-    draw_pareto(names, quality, bias, on_front, title, folder / "pareto.png")
+    labels = (measures[0].title, measures[1].title)
+    draw_pareto(names, quality, bias, labels, on_front, title, folder / "pareto.png")
 
 
 def _draw_slopes(study: Study, path: Path) -> None:
@@ -80,12 +82,9 @@ def _draw_slopes(study: Study, path: Path) -> None:
         own = (*study.config.sweep.shares, *NAMED)
         chosen = [point for point in chosen if point.name in own or max(point.shares) == 1]
     chosen = sorted(chosen, key=lambda point: point.shares, reverse=True)[:MOST_SLOPES]
-    settings = {}
-    for setting in SETTINGS:
-        columns = [
-            i for i, one in enumerate(study.measures) if one.language and one.setting == setting
-        ]
-        if columns:
-            rows = [study.of(point)[:, columns].mean(axis=0) for point in chosen]
-            settings[setting.replace("_", "-")] = np.array(rows)
-    draw_slopes(settings, [point.name for point in chosen], study.languages, path)
+    panels = {}
+    for title in dict.fromkeys(one.title for one in study.measures if one.language):
+        columns = [i for i, one in enumerate(study.measures) if one.language and one.title == title]
+        rows = [study.of(point)[:, columns].mean(axis=0) for point in chosen]
+        panels[title] = np.array(rows)
+    draw_slopes(panels, [point.name for point in chosen], study.languages, path)

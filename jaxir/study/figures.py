@@ -11,63 +11,24 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from jaxir.config import Config
+from jaxir.config import RunConfig
 from jaxir.errors import UserError
-from jaxir.retrieval.evaluation import QueryValues, Totals
-from jaxir.retrieval.measuring import DEPTH
-from jaxir.retrieval.retrieval_set import SETTINGS
+from jaxir.families import family_of
+from jaxir.retrieval.comparison import Comparison, Measure
+from jaxir.retrieval.evaluation import Totals
 from jaxir.retrieval.significance import contributions
-from jaxir.retrieval.values import read_values
 from jaxir.study.points import Point, Run, is_sweep, runs
 from jaxir.study.running import read_ended
 from jaxir.training.workdir import CONFIG_FILE, read_config, values_file
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One figure of a run."""
-
-    key: str  # "setting/measure", and "/language" where it is that of one query language
-    title: str
-    more_is_better: bool = True
-    logarithmic: bool = False  # positive, and worth comparing by ratio rather than by difference
-
-    @property
-    def setting(self) -> str:
-        """The setting that it is measured in."""
-        return self.key.split("/")[0]
-
-    def scaled(self, values: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
-        """As a surface has them: logarithms of a logarithmic one."""
-        return np.log(values) if self.logarithmic else values
-
-    def unscaled(self, values: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
-        """The inverse."""
-        return np.exp(values) if self.logarithmic else values
-
-    @property
-    def language(self) -> str:
-        """Of the queries; "" for the mean over all."""
-        return "".join(self.key.split("/")[2:])
-
-
-QUALITY, BIAS = "multilingual/map", "multilingual/rank_distance"
-MAIN = (
-    Measure("monolingual/map", "monolingual mAP"),
-    Measure("cross_lingual/map", "cross-lingual mAP"),
-    Measure(QUALITY, "multilingual mAP"),
-    Measure(BIAS, "rank distance", more_is_better=False, logarithmic=True),
-    Measure("multilingual/peer", "PEER"),
-    Measure(f"multilingual/mrc@{DEPTH}", f"MRC@{DEPTH}"),
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
     """All runs of a sweep on one task; a run without results has NaN everywhere."""
 
-    config: Config
+    config: RunConfig
     task: str
+    comparison: Comparison
     runs: tuple[Run, ...]
     missing: dict[str, str]  # runs without results, and why
     results: dict[str, dict[str, Any]]  # results.json of the others
@@ -123,65 +84,43 @@ def read_study(workdir: epath.Path, task: str | None) -> Study:
     config = read_config(workdir)
     if not is_sweep(config):
         raise UserError(f"{workdir}: the workdir of a single run; a report needs that of a sweep")
+    comparison = family_of(config).comparison
     wanted = runs(config)
     results, missing = read_ended(workdir, wanted)
     if not results:
-        first = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:1])
-        raise UserError(f"{workdir}: no run of this sweep has finished yet ({first})")
+        why = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:1])
+        raise UserError(f"{workdir}: no run of this sweep has finished yet ({why})")
     tasks = list(next(iter(results.values()))["tasks"])
     task = task or tasks[-1]
     if task not in tasks:
         raise UserError(f"--task {task}: the runs have {', '.join(tasks)}")
-    measured: dict[str, list[tuple[Measure, Totals]]] = {}
-    languages: tuple[str, ...] = ()
-    for name in results:
-        values = read_values(workdir / name / values_file(task))
-        languages = values.languages
-        measured[name] = list(_measured(values))
-    measures = tuple(measure for measure, _ in next(iter(measured.values())))
+    measured = {name: comparison.read(workdir / name / values_file(task)) for name in results}
+    first = next(iter(measured.values()))
+    measures = tuple(measure for measure, _ in first.totals)
     nothing = np.full(len(measures), np.nan)
     figures = [
-        np.array([float(one.figure()) for _, one in measured[run.name]])
+        np.array([float(one.figure()) for _, one in measured[run.name].totals])
         if run.name in measured
         else nothing
         for run in wanted
     ]
     parts = {
-        name: np.stack([_known(totals) for _, totals in some], axis=1)
+        name: np.stack([_known(totals) for _, totals in some.totals], axis=1)
         for name, some in measured.items()
     }
     shape = next(iter(parts.values())).shape
     return Study(
         config,
         task,
+        comparison,
         wanted,
         missing,
         results,
-        languages,
+        first.languages,
         measures,
         np.stack(figures),
         np.stack([parts.get(run.name, np.full(shape, np.nan)) for run in wanted]),
     )
-
-
-def _measured(values: QueryValues) -> Iterator[tuple[Measure, Totals]]:
-    """Every measure that the task has, the main ones first, then mAP by query language."""
-    totals = values.totals()
-    for measure in MAIN:
-        if measure.key in totals and totals[measure.key].counts.any():
-            yield measure, totals[measure.key]
-    count = len(values.languages)
-    for setting in SETTINGS:
-        key = f"{setting}/map"
-        if key not in totals:
-            continue
-        for number, language in enumerate(values.languages):
-            width = count if setting == "cross_lingual" else 1
-            cells = slice(number * width, (number + 1) * width)
-            one = Totals(totals[key].sums[:, cells], totals[key].counts[:, cells])
-            if one.counts.any():
-                title = f"{setting.replace('_', '-')} mAP, queries in {language}"
-                yield Measure(f"{key}/{language}", title), one
 
 
 def _known(totals: Totals) -> Float[np.ndarray, "U"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxir.retrieval.evaluation import plain
 from jaxir.study import differences, surface, tradeoff
-from jaxir.study.figures import BIAS, QUALITY, Study, without_languages
+from jaxir.study.figures import Study, without_languages
 from jaxir.study.ternary import short
 
 STYLE = """
@@ -48,7 +48,7 @@ def page(study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
         f"<p>Shares of {_listed(study.config.sweep.kinds)} batches; {len(study.seeds)} "
         f"seed{'s' if len(study.seeds) > 1 else ''} a point, {count} runs of "
         f"{study.config.steps:,} steps with {study.config.batch_size:,} pairs each. Measured on "
-        f"{escape(study.task)}: {summary['queries']:,} queries, {summary['passages']:,} passages, "
+        f"{escape(study.task)}: {summary['size']}, "
         f"{len(study.languages)} languages ({' '.join(map(escape, study.languages))}).</p>",
         *_missing(summary),
         "<h2>In short</h2>",
@@ -60,7 +60,7 @@ def page(study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
         "surface; brighter is better.</p>",
         _pictures(pictures, [name for name in pictures if name.startswith("map_")]),
         *_surfaces(study, summary),
-        *_trade_off(summary, pictures),
+        *_trade_off(study, summary, pictures),
         "<h2>Languages</h2>",
         _pictures(pictures, ["languages"], "wide"),
         *_languages(study, summary),
@@ -107,7 +107,8 @@ def _in_short(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
         yield text + "."
     if summary["pareto_front"]:
         yield (
-            "No point is better in multilingual mAP without more rank distance than: "
+            f"No point is better in {study.measure(study.comparison.quality).title} without more "
+            f"{study.measure(study.comparison.bias).title} than: "
             f"{_listed(summary['pareto_front'])}."
         )
 
@@ -179,7 +180,9 @@ def _surfaces(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _trade_off(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Iterator[str]:
+def _trade_off(
+    study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
+) -> Iterator[str]:
     trade = summary["trade_off"]
     if not trade:
         return
@@ -196,8 +199,12 @@ def _trade_off(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Ite
         f"Predicted best shares at quality weight {trade['quality_weight']:g}: <b>{shares}</b>.",
         f"Score there {_interval(best['score'])}; over uniform shares "
         f"{_interval(best['score_over_uniform'])}.",
-        f"Expected there: multilingual mAP {_interval(best[QUALITY])}, rank distance "
-        f"{_interval(best[BIAS])}.",
+        "Expected there: "
+        + ", ".join(
+            f"{study.measure(key).title} {_interval(best[key])}"
+            for key in (study.comparison.quality, study.comparison.bias)
+        )
+        + ".",
     ]
     yield _list(lines)
     yield (
@@ -209,23 +216,22 @@ def _trade_off(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Ite
 
 
 def _languages(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
-    for setting in dict.fromkeys(one.setting for one in study.measures if one.language):
-        measures = [one for one in study.measures if one.language and one.setting == setting]
+    for title in dict.fromkeys(one.title for one in study.measures if one.language):
+        measures = [one for one in study.measures if one.language and one.title == title]
         rows = [
             [escape(point["name"])]
             + [short(point["measures"][one.key]["mean"]) for one in measures]
             for point in summary["points"]
             if point["seeds"]
         ]
-        name = setting.replace("_", "-")
-        yield f"<details><summary>{name} mAP by language of the queries</summary>"
+        yield f"<details><summary>{title} by language</summary>"
         yield _table(["point", *(escape(one.language) for one in measures)], rows) + "</details>"
 
 
 def _tests(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     if not summary["tests"]:
         return
-    titles = {one.key: one.title for one in study.measures}
+    titles = {one.key: one.label for one in study.measures}
     rows = [
         [
             escape(one["point"]),
@@ -260,7 +266,7 @@ def _redo(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{len(made['devices'])} × {escape(made['devices'][0])}. The {len(seconds)} finished runs "
         f"trained for {sum(seconds) / 60:,.0f} minutes in all.</p>"
     )
-    if study.config.model.trained_tokenizer_size:
+    if study.config.trains_tokenizer:
         yield (
             "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again "
             "gives slightly other pieces: for equal figures, start from a copy of it.</p>"

@@ -19,6 +19,7 @@ def draw_pareto(
     names: Sequence[str],
     quality: Sequence[Float[np.ndarray, "S"]],
     bias: Sequence[Float[np.ndarray, "S"]],
+    labels: tuple[str, str],
     front: Bool[np.ndarray, "P"],
     title: str,
     path: os.PathLike,
@@ -59,8 +60,8 @@ def draw_pareto(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("rank distance (lower is less bias)")
-    axes.set_ylabel("multilingual mAP (higher is better)")
+    axes.set_xlabel(f"{labels[1]} (lower is less bias)")
+    axes.set_ylabel(f"{labels[0]} (higher is better)")
     axes.set_title(title)
     axes.margins(0.08)
     axes.spines[["top", "right"]].set_visible(False)
@@ -69,17 +70,17 @@ def draw_pareto(
 
 
 def draw_slopes(
-    settings: Mapping[str, Float[np.ndarray, "P L"]],
+    measures: Mapping[str, Float[np.ndarray, "P L"]],
     names: Sequence[str],
     languages: Sequence[str],
     path: os.PathLike,
 ) -> None:
-    """A panel a setting: mAP by query language, from point to point."""
-    figure = Figure(figsize=(4.3 * len(settings), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(settings), squeeze=False)[0]
+    """A panel a measure: its figures by language, from point to point."""
+    figure = Figure(figsize=(4.3 * len(measures), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
     colors = colormaps["tab20" if len(languages) > 10 else "tab10"]
     places = np.arange(len(names))
-    for panel, (title, values) in zip(panels, settings.items()):
+    for panel, (title, values) in zip(panels, measures.items()):
         for number, language in enumerate(languages):
             panel.plot(
                 places,
@@ -96,7 +97,6 @@ def draw_slopes(
         panel.set_ylim(bottom=0)
         panel.grid(axis="y", color="0.9")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("mAP, queries of the language")
     lines = panels[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside right center", frameon=False, title="queries in")
+    figure.legend(*lines, loc="outside right center", frameon=False, title="language")
     save(figure, path)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jaxir.config import Config, Shares, SweepConfig
+from jaxir.config import RunConfig, Shares, SweepConfig
 from jaxir.errors import UserError
 
 KINDS = tuple(field.name for field in dataclasses.fields(Shares))
@@ -52,7 +52,7 @@ class Run:
         return f"{self.point.name}-seed{self.seed}"
 
 
-def is_sweep(config: Config) -> bool:
+def is_sweep(config: RunConfig) -> bool:
     """Whether a config asks for several runs."""
     sweep = config.sweep
     return bool(sweep.step or sweep.named or sweep.shares)
@@ -85,14 +85,14 @@ def points(sweep: SweepConfig) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def runs(config: Config) -> tuple[Run, ...]:
+def runs(config: RunConfig) -> tuple[Run, ...]:
     """All runs of a sweep: every point with the first seed, then with the next."""
     tried = points(config.sweep)
     seeds = range(config.seed, config.seed + config.sweep.seeds)
     return tuple(Run(point, seed) for seed in seeds for point in tried)
 
 
-def config_of(config: Config, run: Run) -> Config:
+def config_of(config: RunConfig, run: Run) -> RunConfig:
     """The config of one run of a sweep."""
     one = copy.deepcopy(config)
     shares = dict.fromkeys(KINDS, 0.0) | dict(zip(config.sweep.kinds, run.point.shares))

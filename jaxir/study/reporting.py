@@ -7,10 +7,11 @@ from typing import Any
 from etils import epath
 
 from jaxir.errors import UserError
+from jaxir.retrieval.comparison import Comparison
 from jaxir.retrieval.evaluation import plain
 from jaxir.study.differences import FEWEST_SEEDS, differences
 from jaxir.study.drawing import draw_all
-from jaxir.study.figures import BIAS, MAIN, QUALITY, Study, as_rows, read_study, without_languages
+from jaxir.study.figures import Study, as_rows, read_study, without_languages
 from jaxir.study.page import page
 from jaxir.study.points import UNIFORM, Point
 from jaxir.study.running import UNFINISHED
@@ -54,7 +55,8 @@ def report(
     shares = shares_of(study)
     surfaces = {one.key: fit(shares, study.scaled(one.key)) for one in without_languages(study)}
     measured = {one.key for one in study.measures}
-    trade = trade_off(study, quality_weight) if {QUALITY, BIAS} <= measured else None
+    both = {study.comparison.quality, study.comparison.bias}
+    trade = trade_off(study, quality_weight) if both <= measured else None
     summary = summarize(study, found, why_no_test, surfaces, trade, reference)
     output.mkdir(parents=True, exist_ok=True)
     pictures = draw_all(study, surfaces, trade, summary["pareto_front"])
@@ -66,7 +68,7 @@ def report(
     write_json(output / "report.json", plain(summary))
     with writing(output / "report.html") as file:
         file.write(page(study, summary, pictures))
-    _print(summary, output)
+    _print(summary, study.comparison, output)
 
 
 def _reference(study: Study, against: str | None) -> tuple[Point | None, str]:
@@ -92,7 +94,7 @@ def _write_csv(path: epath.Path, rows: list[dict[str, Any]]) -> None:
         table.writerows(rows)
 
 
-def _print(summary: Mapping[str, Any], output: epath.Path) -> None:
+def _print(summary: Mapping[str, Any], comparison: Comparison, output: epath.Path) -> None:
     missing = summary["missing"]
     if missing:
         failed = [f"{name} {why}" for name, why in missing.items() if why != UNFINISHED]
@@ -100,7 +102,7 @@ def _print(summary: Mapping[str, Any], output: epath.Path) -> None:
         print("".join(f"missing: {line}\n" for line in failed), end="")
     if summary["why_no_test"]:
         print(f"no test: {summary['why_no_test']}")
-    for measure in MAIN:
+    for measure in comparison.main:
         sure = [
             one
             for one in summary["tests"]

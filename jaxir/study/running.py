@@ -10,20 +10,22 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from jaxir.claims import Claims
-from jaxir.config import Config, Shares
+from jaxir.config import RunConfig, Shares
 from jaxir.data.hybrid import Hybrid
 from jaxir.errors import RunError, UserError
-from jaxir.retrieval.tables import print_comparison
+from jaxir.families import family_of
+from jaxir.retrieval.tables import Column, print_comparison
 from jaxir.study.points import Run, config_of, runs
-from jaxir.training.inputs import Inputs, prepare
+from jaxir.training.family import Inputs, size_of
 from jaxir.training.loop import Programs
 from jaxir.training.processes import StoppedError, agree, is_first
-from jaxir.training.run import size_of, train_and_measure
+from jaxir.training.run import train_and_measure
 from jaxir.training.sharding import make_mesh
 from jaxir.training.workdir import RESULTS_FILE, claim
 from jaxir.whole_files import write_json
@@ -40,7 +42,7 @@ UNFINISHED = "not finished"
 WAIT, DONE = -1, -2  # no run is to be had now; no more are
 
 
-def sweep(config: Config, workdir: epath.Path, retry_failed: bool = False) -> None:
+def sweep(config: RunConfig, workdir: epath.Path, retry_failed: bool = False) -> None:
     """Do what is left of a sweep, together with the workers that are at it already; show all of it.
 
     Args:
@@ -61,7 +63,7 @@ def sweep(config: Config, workdir: epath.Path, retry_failed: bool = False) -> No
     with Claims(workdir / CLAIMS, EXPIRES) as claims:
         board = Board(workdir, wanted, claims)
         if agree(board.left() if is_first() else 0):
-            inputs = prepare(config, workdir)
+            inputs = family_of(config).prepare(config, workdir)
             logger.info("data: %s", json.dumps(inputs.data_report))
             _check_kinds(config, inputs)
             _work(config, workdir, inputs, board, wanted)
@@ -69,7 +71,7 @@ def sweep(config: Config, workdir: epath.Path, retry_failed: bool = False) -> No
         if is_first():
             while not claims.take(SUMMARY):  # workers that end together write one after the other
                 time.sleep(POLL)
-            _show(workdir, wanted, finished, missing)
+            _show(workdir, family_of(config).columns, wanted, finished, missing)
     if missing:  # in every process, so that none takes another for dead
         named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
         raise RunError(
@@ -108,7 +110,7 @@ class Board:
         return (folder / RESULTS_FILE).exists() or (folder / FAILED_FILE).exists()
 
 
-def _check_kinds(config: Config, inputs: Inputs) -> None:
+def _check_kinds(config: RunConfig, inputs: Inputs) -> None:
     """Raise a `UserError` where the data has no row for a kind that some point needs."""
     tried = [run.point for run in runs(config)]
     for place, kind in enumerate(config.sweep.kinds):
@@ -127,7 +129,7 @@ def _check_kinds(config: Config, inputs: Inputs) -> None:
 
 
 def _work(
-    config: Config, workdir: epath.Path, inputs: Inputs, board: Board, wanted: tuple[Run, ...]
+    config: RunConfig, workdir: epath.Path, inputs: Inputs, board: Board, wanted: tuple[Run, ...]
 ) -> None:
     """Take runs until none is left; of several processes the first one does the taking."""
     programs: Programs | None = None
@@ -147,7 +149,7 @@ def _work(
 
 
 def _run(
-    config: Config, inputs: Inputs, folder: epath.Path, programs: Programs | None
+    config: RunConfig, inputs: Inputs, folder: epath.Path, programs: Programs | None
 ) -> Programs | None:
     """One run to its end, good or bad."""
     try:
@@ -185,6 +187,7 @@ def read_ended(
 
 def _show(
     workdir: epath.Path,
+    columns: Sequence[Column],
     wanted: tuple[Run, ...],
     finished: dict[str, dict[str, Any]],
     missing: dict[str, str],
@@ -203,7 +206,7 @@ def _show(
             ]
             for name, some in every.items()
         }
-        ties = print_comparison(f"{task}, {size_of(systems)}", reports)
+        ties = print_comparison(f"{task}, {size_of(systems)}", reports, columns)
         summary["tasks"][task], summary["ties"][task] = reports, ties
     write_json(workdir / RESULTS_FILE, summary)
     print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxir.study.differences import Difference
-from jaxir.study.figures import BIAS, QUALITY, Study
+from jaxir.study.figures import Study
 from jaxir.study.points import Point
 from jaxir.study.surface import TERMS, Surface
 from jaxir.study.tradeoff import TradeOff, means, pareto_front
+from jaxir.training.family import size_of
 
 
 def summarize(
@@ -26,8 +27,7 @@ def summarize(
     systems = first["tasks"][study.task]["trained"]
     return {
         "task": study.task,
-        "queries": systems["queries"],
-        "passages": systems["passages"],
+        "size": size_of({"trained": systems}),
         "languages": study.languages,
         "kinds": study.config.sweep.kinds,
         "seeds": study.seeds,
@@ -110,9 +110,8 @@ def _trade_off(
 
 
 def _front(study: Study) -> list[str]:
-    on_front = pareto_front(
-        *(means(study, study.figures[:, study.column(key)]) for key in (QUALITY, BIAS))
-    )
+    keys = (study.comparison.quality, study.comparison.bias)
+    on_front = pareto_front(*(means(study, study.figures[:, study.column(key)]) for key in keys))
     return [point.name for point, best in zip(study.points, on_front) if best]
 
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from jaxir.retrieval.comparison import Measure
 from jaxir.retrieval.plots import save
-from jaxir.study.figures import Measure
 from jaxir.study.surface import Best, Surface, simplex
 
 HEIGHT = 3**0.5 / 2

@@ -2,8 +2,8 @@
 
 Dimension key: R runs, P points, K kinds.
 
-Quality is mAP in the pool of all languages, bias the logarithm of the rank distance (which differs
-by factors from point to point). The score of a run is
+Quality is that of the pool of all languages (mAP, of retrievers), bias the logarithm of the rank
+distance (which differs by factors from point to point). The score of a run is
 
     weight * (quality - worst) / (best - worst) + (1 - weight) * (worst - bias) / (worst - best)
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxir.study.figures import BIAS, QUALITY, Study
+from jaxir.study.figures import Study
 from jaxir.study.surface import Best, Surface, fit, highest
 
 
@@ -48,7 +48,11 @@ def trade_off(study: Study, weight: float) -> TradeOff:
     """Score all runs, and find the best shares."""
     scored = np.zeros(len(study.runs))
     ranges = []
-    for key, share, pick in ((QUALITY, weight, np.nanmin), (BIAS, 1 - weight, np.nanmax)):
+    compared = study.comparison
+    for key, share, pick in (
+        (compared.quality, weight, np.nanmin),
+        (compared.bias, 1 - weight, np.nanmax),
+    ):
         of_points = means(study, study.scaled(key))
         worst = float(pick(of_points))
         best = float(np.nanmax(of_points) if pick is np.nanmin else np.nanmin(of_points))

@@ -15,10 +15,11 @@ from etils import epath
 from jaxir.benchmarks.held_out import held_out_set
 from jaxir.benchmarks.run import Benchmark, read_benchmark
 from jaxir.claims import Claims, make_together
-from jaxir.config import Config, EvaluationConfig, ModelConfig, validate_shape
+from jaxir.config import Config, ModelConfig, RetrievalEvaluationConfig, validate_shape
 from jaxir.data.collection import Collection, read_collection, split_held_out
 from jaxir.data.contamination import drop_overlap
-from jaxir.data.pipeline import tokenize
+from jaxir.data.hybrid import Hybrid
+from jaxir.data.pipeline import Loader, tokenize
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
@@ -45,7 +46,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RetrievalInputs:
     """Everything read from disk or made from texts, before any step."""
 
     model: ModelConfig  # with the true shape, which weights or a tokenizer may have decided
@@ -58,8 +59,30 @@ class Inputs:
     tasks: Mapping[str, Task]  # "held_out" and, if there is one, the benchmark
     data_report: Mapping[str, Any]
 
+    def applied(self, config: Config) -> Config:
+        """The config with the model's true shape."""
+        return dataclasses.replace(config, model=self.model)
 
-def prepare(config: Config, workdir: epath.Path) -> Inputs:
+    def loader(
+        self, config: Config, collection: Collection, hybrid: Hybrid, training: bool
+    ) -> Loader:
+        """The batches of a schedule; what is only measured has a row a text."""
+        return Loader(
+            collection,
+            hybrid,
+            self.query_tokens,
+            self.passage_tokens,
+            self.model.max_query_tokens,
+            self.model.max_passage_tokens,
+            self.model.length_buckets,
+            config.data.hard_negatives,
+            self.model.row_tokens if training else 0,
+            jax.device_count(),
+            config.scale.texts_at_once or 1,
+        )
+
+
+def prepare(config: Config, workdir: epath.Path) -> RetrievalInputs:
     """Read and tokenize all that the runs of a config need.
 
     Raises:
@@ -84,7 +107,7 @@ def prepare(config: Config, workdir: epath.Path) -> Inputs:
     query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
     sets = {"held_out": held_out_set(held_out)} if len(held_out.ids) else {}
     sets |= _benchmark(config.evaluation, Path(config.data.directory))
-    return Inputs(
+    return RetrievalInputs(
         model,
         params,
         tokenizer,
@@ -97,7 +120,7 @@ def prepare(config: Config, workdir: epath.Path) -> Inputs:
     )
 
 
-def _benchmark(config: EvaluationConfig, directory: Path) -> dict[str, RetrievalSet]:
+def _benchmark(config: RetrievalEvaluationConfig, directory: Path) -> dict[str, RetrievalSet]:
     if not config.benchmark:
         return {}
     where = str(directory / config.benchmark_directory) if config.benchmark_directory else ""
@@ -134,7 +157,7 @@ def read_start(
     if model.init:
         model, params = _started_from(read_model(model.init), model, config.seed)
     if model.trained_tokenizer_size:
-        tokenizer = _own_tokenizer(model.trained_tokenizer_size, training, workdir)
+        tokenizer = own_tokenizer(model.trained_tokenizer_size, training, workdir)
     elif model.tokenizer or model.init:
         tokenizer = read_tokenizer(model.tokenizer or model.init)
     else:
@@ -175,8 +198,17 @@ def _started_from(
     return model, {**random, "encoder": found.params["encoder"]}
 
 
-def _own_tokenizer(size: int, training: Collection | None, workdir: epath.Path) -> Any:
-    """Trained once, by one process, then read: resumed runs and other hosts get the same ids."""
+def own_tokenizer(
+    size: int, training: Collection | None, workdir: epath.Path, with_mask: bool = False
+) -> Any:
+    """Trained once, by one process, then read: resumed runs and other hosts get the same ids.
+
+    Args:
+        size: of its vocabulary.
+        training: whose texts it is trained on; None: it has been.
+        workdir: where it is kept.
+        with_mask: it has a token for those that are to be guessed.
+    """
     folder = workdir / "tokenizer"
     whole = folder / "tokenizer.json"
 
@@ -185,7 +217,8 @@ def _own_tokenizer(size: int, training: Collection | None, workdir: epath.Path) 
         used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
         used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
         logger.info("training a tokenizer of %d pieces", size)
-        tokenizer = train_tokenizer((training.texts[i] for i in used if i >= 0), size)
+        texts = (training.texts[i] for i in used if i >= 0)
+        tokenizer = train_tokenizer(texts, size, with_mask)
         near = None if is_remote(workdir) else workdir
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=near) as unfinished:
             tokenizer.save_pretrained(Path(unfinished) / "tokenizer")

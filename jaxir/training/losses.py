@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxir.config import LossConfig
+from jaxir.config import LossConfig, TemperatureConfig
 from jaxir.training.sharding import gather, in_chunks, split
 
 # On a device: beyond that the loss goes through its anchors in chunks, so that no device holds
@@ -95,8 +95,13 @@ def _chunks(anchors: int, candidates: int) -> int:
     """The fewest chunks of each device's anchors that keep its scores within MOST_SCORES."""
     mesh = jax.sharding.get_abstract_mesh()
     own = anchors // (1 if mesh.empty else mesh.size)
-    needed = min(own, -(-own * candidates // MOST_SCORES))
-    return next(chunks for chunks in range(needed, own + 1) if own % chunks == 0)
+    return fewest_chunks(own, candidates)
+
+
+def fewest_chunks(rows: int, scores: int) -> int:
+    """The fewest chunks of a device's rows that keep the scores, so many a row, in MOST_SCORES."""
+    needed = max(1, min(rows, -(-rows * scores // MOST_SCORES)))
+    return next(chunks for chunks in range(needed, rows + 1) if rows % chunks == 0)
 
 
 def _normalize(x: Float[Array, "_ D"]) -> Float[Array, "_ D"]:
@@ -113,7 +118,7 @@ def _info_nce(scores: Float[Array, "A M"], positives: Bool[Array, "A M"]) -> Flo
 
 
 def clamped_temperature(
-    log_temperature: Float[Array, ""], config: LossConfig
+    log_temperature: Float[Array, ""], config: TemperatureConfig
 ) -> Float[Array, ""] | float:
     """The temperature in use: the fixed one, or the learned one within its bounds."""
     if not config.learned_temperature:

@@ -73,8 +73,11 @@ class Meter:
         """Means since the last flush, and the share of every kind since the first step."""
         self.check()
         seconds, steps = time.perf_counter() - self.since, len(self.landed)
+        # a metric of one kind of batch is the mean over the steps of that kind
+        names = dict.fromkeys(name for one in self.landed for name in one)
         means = {
-            name: float(np.mean([one[name] for one in self.landed])) for name in self.landed[0]
+            name: float(np.mean([one[name] for one in self.landed if name in one]))
+            for name in names
         }
         total = sum(self.kinds.values())
         values = {

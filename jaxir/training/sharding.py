@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jaxir.config import Config
+from jaxir.config import RunConfig
 from jaxir.errors import UserError
 
 AXES = ("replica", "data")
@@ -25,7 +25,7 @@ REPLICATED = PartitionSpec()
 SPLIT_FROM = 1 << 14  # numbers; to gather less is not worth a message
 
 
-def make_mesh(config: Config) -> Mesh:
+def make_mesh(config: RunConfig) -> Mesh:
     """All devices of all processes.
 
     Raises:
@@ -78,14 +78,18 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def state_shardings(state: Any, mesh: Mesh, fsdp: bool) -> Any:
     """Where each leaf of a state stands.
 
-    With FSDP a large leaf is split over `data` along its longest axis that the devices divide. The
-    first axis of stacked layers is not split, since a step gathers one layer after the other. The
-    optimizer's moments have the shapes of the parameters, and so their shardings.
+    Queues are split along their first axis over all devices. With FSDP a large leaf is split over
+    `data` along its longest axis that the devices divide. The first axis of stacked layers is not
+    split, since a step gathers one layer after the other. The optimizer's moments have the shapes
+    of the parameters, and so their shardings.
     """
     devices = mesh.shape["data"]
 
     def sharding(path: tuple, leaf: Array) -> NamedSharding:
-        stacked = any(getattr(key, "key", None) == "layers" for key in path)
+        names = [getattr(key, "key", None) for key in path]
+        if "queues" in names:
+            return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        stacked = "layers" in names
         axes = [
             axis for axis in range(int(stacked), len(leaf.shape)) if leaf.shape[axis] % devices == 0
         ]
@@ -109,6 +113,31 @@ def split(array: Array) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.reshard(array, PartitionSpec(jax.sharding.get_abstract_mesh().axis_names))
+
+
+def on_each_device(
+    local: Callable[[Any, Any, Any], Any], params: Any, rows: Any, whole: Any = None
+) -> Any:
+    """Have every device apply a model to its own rows by itself; inside `jit`.
+
+    So gradients of replicated parameters are summed over the devices once, after all layers and
+    chunks, instead of in each of them.
+
+    Args:
+        local: from parameters, rows and `whole` to a tree of arrays with as many rows.
+        params: a tree of arrays, replicated or split; `local` gathers what is split.
+        rows: a tree of arrays whose rows are split over the devices.
+        whole: a tree of replicated arrays that `local` also needs.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return local(params, rows, whole)
+    by_row = PartitionSpec(mesh.axis_names)
+    placed = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
+    # check_vma: sums of gradients belong to the end of `local`, not to each use of a parameter
+    return jax.shard_map(
+        local, in_specs=(placed, by_row, REPLICATED), out_specs=by_row, check_vma=False
+    )(params, rows, whole)
 
 
 def in_chunks(function: Callable[[Any], Any], arrays: Any, chunks: int) -> Any:

@@ -4,18 +4,21 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from etils import epath
 
-from jaxir.config import Config
+from jaxir.config import Config, RunConfig
 from jaxir.errors import UserError
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
 from jaxir.training.model_card import model_card
 from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE, read_config
 from jaxir.whole_files import as_local, path_of
+
+if TYPE_CHECKING:
+    from jaxir.training.family import Objective
 
 
 def is_workdir(name: str) -> bool:
@@ -39,20 +42,28 @@ def read_trained(name: str) -> TrainedModel:
     if not is_workdir(name):
         return read_folder(name)
     workdir = path_of(name)
-    config = read_config(workdir)
+    config = _read_retriever_config(workdir)
     limits = (config.model.max_query_tokens, config.model.max_passage_tokens)
     if (workdir / "export" / "modules.json").exists():
         with as_local(workdir / "export") as folder:
             found = read_folder(str(folder))
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
     # seconds to import, which a model that is whole should not cost
+    from jaxir.training.contrastive import CONTRASTIVE
     from jaxir.training.inputs import read_start
 
     model, params, tokenizer = read_start(config, None, workdir)
     config.model = model
-    params = _newest_params(config, workdir, params)
+    params = newest_params(config, workdir, params, CONTRASTIVE)
     prefixes = model.query_prefix, model.passage_prefix
     return TrainedModel(model, params, tokenizer, *prefixes, *limits)
+
+
+def _read_retriever_config(workdir: epath.Path) -> Config:
+    config = read_config(workdir)
+    if not isinstance(config, Config):
+        raise UserError(f"{workdir}: a run of {config.task}; a retriever of texts is needed here")
+    return config
 
 
 def export(name: str, folder: str | os.PathLike) -> None:
@@ -63,7 +74,7 @@ def export(name: str, folder: str | os.PathLike) -> None:
     """
     config, results = None, None
     if is_workdir(name):
-        config = read_config(path_of(name))
+        config = _read_retriever_config(path_of(name))
         path = path_of(name) / RESULTS_FILE
         results = json.loads(path.read_text()) if path.exists() else None
     write_export(folder, read_trained(name), config, results)
@@ -88,13 +99,25 @@ def write_export(
     )
 
 
-def _newest_params(config: Config, workdir: epath.Path, start: Any) -> Any:
-    """Parameters of the best checkpoint, or of the newest where none has been evaluated."""
+def newest_params(
+    config: RunConfig, workdir: epath.Path, start: Any, objective: "Objective"
+) -> Any:
+    """Parameters of the best checkpoint, or of the newest where none has been evaluated.
+
+    Args:
+        config: of the run, with its model's true shape.
+        workdir: the run's.
+        start: weights that it started from; None: random.
+        objective: of its family.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
     from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
     from jaxir.training.step import init_state
 
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
-    abstract = jax.eval_shape(lambda: init_state(config, start))
+    abstract = jax.eval_shape(lambda: init_state(config, start, objective))
     try:
         best = checkpoints.best_step()
         if best is not None:

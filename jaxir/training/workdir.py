@@ -7,8 +7,9 @@ from typing import Any
 import dacite
 from etils import epath
 
-from jaxir.config import Config
+from jaxir.config import RunConfig
 from jaxir.errors import UserError
+from jaxir.tasks import CONFIGS
 from jaxir.whole_files import create
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
@@ -19,7 +20,7 @@ def values_file(task: str) -> str:
     return f"values_{task}.npz"
 
 
-def claim(workdir: epath.PathLike, config: Config) -> None:
+def claim(workdir: epath.PathLike, config: RunConfig) -> None:
     """Make a folder this config's, or check that it is; `watch` may differ.
 
     Raises:
@@ -45,7 +46,7 @@ def claim(workdir: epath.PathLike, config: Config) -> None:
         )
 
 
-def read_config(workdir: epath.PathLike) -> Config:
+def read_config(workdir: epath.PathLike) -> RunConfig:
     """The config that a folder was claimed for.
 
     Raises:
@@ -54,8 +55,8 @@ def read_config(workdir: epath.PathLike) -> Config:
     path = epath.Path(workdir) / CONFIG_FILE
     try:
         fields = json.loads(path.read_text())
-        return dacite.from_dict(Config, fields, dacite.Config(cast=[tuple]))
-    except (ValueError, dacite.DaciteError) as error:
+        return dacite.from_dict(CONFIGS[fields["task"]], fields, dacite.Config(cast=[tuple]))
+    except (ValueError, KeyError, TypeError, dacite.DaciteError) as error:
         raise UserError(f"{path}: not a config of this version of jaxir ({error})") from error
 
 

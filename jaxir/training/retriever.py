@@ -1,0 +1,127 @@
+"""Runs that train a retriever of texts: how they are measured, and what they leave."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxir.benchmarks.bm25 import bm25
+from jaxir.config import Config
+from jaxir.data.tokens import Tokens
+from jaxir.models.trained import TrainedModel
+from jaxir.retrieval.comparison import RETRIEVERS
+from jaxir.retrieval.encoding import Embed, encode, make_embed, tokens_at_once
+from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
+from jaxir.retrieval.measuring import first_places_alike
+from jaxir.retrieval.ranks import passages_above
+from jaxir.retrieval.retrieval_set import SETTINGS, select_queries
+from jaxir.retrieval.tables import COLUMNS
+from jaxir.retrieval.values import write_values
+from jaxir.training.contrastive import CONTRASTIVE
+from jaxir.training.family import Family, Results
+from jaxir.training.inputs import RetrievalInputs, Task, prepare
+from jaxir.training.processes import is_first
+from jaxir.training.step import make_state
+from jaxir.training.trained import write_export
+from jaxir.training.workdir import values_file
+from jaxir.whole_files import is_remote, publish
+
+
+def evaluate_task(
+    config: Config,
+    embed: Embed,
+    params: Any,
+    task: Task,
+    most_queries: int = 0,
+    first_places: bool = False,
+) -> SettingsReport:
+    """The three settings of a task, on all devices; of `most_queries` always the same ones.
+
+    With `first_places` the pool is searched too, for how alike parallel queries are answered.
+    """
+
+    def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
+        batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
+        return encode(embed, params, tokens, texts, limit, batch_tokens)
+
+    asked, pool = (
+        np.arange(len(task.query_tokens.length)),
+        np.arange(len(task.passage_tokens.length)),
+    )
+    retrieval_set = task.retrieval_set
+    if 0 < most_queries < len(asked):
+        asked = np.sort(np.random.default_rng(0).permutation(asked)[:most_queries])
+        retrieval_set = select_queries(retrieval_set, asked)
+    queries = embeddings(task.query_tokens, asked, config.model.max_query_tokens)
+    passages = embeddings(task.passage_tokens, pool, config.model.max_passage_tokens)
+    above = passages_above(queries, passages, retrieval_set)
+    more = first_places_alike(queries, passages, retrieval_set) if first_places else None
+    return evaluate_settings(above, retrieval_set, more)
+
+
+def _measure(config: Config, inputs: RetrievalInputs, embed: Embed, params: Any) -> dict:
+    """The three settings on the held-out rows, and their mean as `map`."""
+    task, queries = inputs.tasks["held_out"], config.evaluation.queries
+    summary = evaluate_task(config, embed, params, task, queries).summary()
+    maps = [summary[f"{setting}/map"] for setting in SETTINGS]
+    return summary | {"map": float(np.nanmean(maps))}
+
+
+def _results(
+    config: Config,
+    inputs: RetrievalInputs,
+    embed: Embed,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    workdir: epath.Path,
+) -> dict[str, dict[str, Any]]:
+    """Every task's report by system; the trained one as a heat map and query by query too."""
+    from jaxir.retrieval.plots import draw_heat_map  # matplotlib takes a second to import
+
+    tasks: dict[str, dict[str, Any]] = {}
+    untrained = None
+    for name, task in inputs.tasks.items():
+        trained = evaluate_task(config, embed, params, task, first_places=True)
+        if is_first():
+            draw_heat_map(trained, workdir / f"heat_map_{name}.png")
+            write_values(workdir / values_file(name), trained.values)
+        tasks[name] = {"trained": trained.to_dict()}
+        if config.evaluation.baselines and name != "held_out":
+            if untrained is None:
+                untrained = make_state(config, inputs.params, mesh)["params"]["model"]
+            before = evaluate_task(config, embed, untrained, task, first_places=True)
+            tasks[name] |= {
+                "untrained": before.to_dict(),
+                "BM25": bm25(task.retrieval_set).to_dict(),
+            }
+    return tasks
+
+
+def _export(
+    config: Config, inputs: RetrievalInputs, params: Any, results: Results, target: epath.Path
+) -> None:
+    """Write the model as a sentence-transformers folder, which a bucket gets when it is whole."""
+    model = config.model
+    prefixes = (model.query_prefix, model.passage_prefix)
+    limits = (model.max_query_tokens, model.max_passage_tokens)
+    trained = TrainedModel(model, params, inputs.tokenizer, *prefixes, *limits)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / target.name if is_remote(target) else target
+        write_export(local, trained, config, results)
+        if is_remote(target):
+            publish(local, target, "modules.json")
+
+
+RETRIEVER = Family(
+    objective=CONTRASTIVE,
+    prepare=prepare,
+    embed=lambda config: make_embed(config.model),
+    measure=_measure,
+    results=_results,
+    export=_export,
+    columns=COLUMNS,
+    comparison=RETRIEVERS,
+)
