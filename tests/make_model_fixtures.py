@@ -4,9 +4,11 @@
 
 Needs the extra `parity`. The folders differ on purpose in how weights are filed: with the prefix
 of a model with heads (xlm_roberta, bert), in shards (xlm_roberta_xl), with the files of
-sentence-transformers (labse).
+sentence-transformers (labse), with byte pairs and image preprocessing (clip).
 """
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def randomize(model: torch.nn.Module) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            mean = 1.0 if "LayerNorm.weight" in name or "layer_norm.weight" in name else 0.0
+            mean = 1.0 if re.search(r"(layer_?norm\w*|layrnorm)\.weight", name, re.I) else 0.0
             parameter.normal_(mean, 0.2, generator=generator)
     return model.eval()
 
@@ -94,6 +96,50 @@ def make_labse(vocabulary: Path) -> None:
     vocabulary.unlink()
 
 
+def make_clip(folder: Path, end: int, activation: str = "quick_gelu") -> transformers.CLIPModel:
+    """A tiny CLIP and its weights, without tokenizer and preprocessing."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    shape = {name: SHAPE[name] for name in names} | {"hidden_act": activation}
+    text = shape | {"vocab_size": 40, "max_position_embeddings": 16}
+    text |= {"bos_token_id": 38, "eos_token_id": end}
+    vision = shape | {"hidden_size": 12, "image_size": 24, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=10)
+    model = randomize(transformers.CLIPModel(config))
+    model.save_pretrained(folder)
+    return model
+
+
+def make_whole_clip() -> None:
+    """As CLIP is filed: byte pairs, the old eos_token_id = 2 (the highest id ends a text)."""
+    folder = FIXTURES / "clip"
+    model = make_clip(folder, 2)
+    letters = "abcdefgilmnoprstuv"
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters)][:34]
+    pieces += ["al", "all</w>", "ball</w>", "!", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na l\nal l</w>\nb all</w>\n")
+    processor = {"size": 24, "crop_size": 24, "do_center_crop": True, "do_normalize": True}
+    processor |= {"do_resize": True, "resample": 3}
+    processor |= {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(3, 24, 24, 3)).astype(np.float32)
+    texts = ["a red ball", "b", "ball " * 20]
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    options = {"padding": True, "truncation": True, "max_length": 16, "return_tensors": "pt"}
+    tokens = tokenizer(texts, **options)
+    with torch.no_grad():
+        answer = model(**tokens, pixel_values=torch.tensor(pixels.transpose(0, 3, 1, 2)))
+    np.savez_compressed(
+        folder / "expected.npz",
+        pixels=pixels,
+        texts=np.array(texts),
+        image_embeds=answer.image_embeds.numpy(),
+        text_embeds=answer.text_embeds.numpy(),
+        logits=answer.logits_per_image.numpy(),
+    )
+
+
 def main() -> None:
     shutil.rmtree(FIXTURES, ignore_errors=True)
     FIXTURES.mkdir()
@@ -112,6 +158,7 @@ def main() -> None:
     )
     make("bert", transformers.BertConfig, transformers.BertForPreTraining)
     make_labse(FIXTURES / "vocab.txt")
+    make_whole_clip()
     for file in FIXTURES.rglob("*.safetensors"):
         file.chmod(0o644)
 

@@ -92,6 +92,24 @@ def test_both_attentions_match_float64(rate):
     np.testing.assert_allclose(ours, np.einsum("bhlm,bmhk->blhk", weights, v), atol=1e-6)
 
 
+def test_the_fused_kernel_gets_a_mask_as_large_as_the_scores(monkeypatch):
+    """cuDNN's refuses one that is to be repeated; here another kernel stands in for it."""
+    query, key, value, mask = attention_inputs()
+    places = encoder.one_text_a_row(tiny().encoder, mask, None)
+    expected = encoder.attention(query, key, value, places)
+    kernel = jax.nn.dot_product_attention
+
+    def checked(query, key, value, mask, implementation):
+        assert implementation == "cudnn"
+        assert mask.shape == (len(query), 1, query.shape[1], key.shape[1])
+        return kernel(query, key, value, mask=mask)
+
+    monkeypatch.setattr(encoder, "_has_fused_attention", lambda dtype: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", checked)
+    fused = encoder.attention(query, key, value, places)
+    np.testing.assert_allclose(fused, expected, atol=1e-5)
+
+
 def test_attention_dropout_keeps_the_mean():
     query, key, value, mask = attention_inputs()
     many = seeds(1, 12_000).reshape(4000, 3)

@@ -18,7 +18,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
-from jaxir.models.encoder import Encoder, Places, gathered, one_text_a_row, several_texts_a_row
+from jaxir.models.encoder import (
+    Encoder,
+    Places,
+    one_text_a_row,
+    several_texts_a_row,
+    with_params,
+)
 
 Params = dict[str, Any]
 
@@ -90,22 +96,15 @@ def abstract_params(config: DualEncoderConfig) -> Params:
 
 def _with_params(config: DualEncoderConfig, params: Params) -> DualEncoder:
     """The module with these parameters; those of the layers are gathered later, layer by layer."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: DualEncoder(config, nnx.Rngs(0))))
-    params = jax.tree.map(jnp.asarray, params)
-
-    def without_layers(tree: Params) -> Params:
-        encoder = {name: leaves for name, leaves in tree["encoder"].items() if name != "layers"}
-        return {**tree, "encoder": encoder}
-
-    whole = gathered(without_layers(params), without_layers(abstract_params(config)))
-    return nnx.merge(graph, {**whole, "encoder": {**params["encoder"], **whole["encoder"]}})
+    return with_params(lambda: DualEncoder(config, nnx.Rngs(0)), params)
 
 
-def _precision(config: DualEncoderConfig):
-    # TPUs and GPUs round float32 operands of a product to fewer bits unless told not to.
-    return jax.default_matmul_precision(
-        "highest" if config.compute_dtype == "float32" else "default"
-    )
+def matmul_precision(compute_dtype: str):
+    """A context in which matrix products are as precise as the dtype that a config names.
+
+    TPUs and GPUs round float32 operands of a product to fewer bits unless told not to.
+    """
+    return jax.default_matmul_precision("highest" if compute_dtype == "float32" else "default")
 
 
 def _check_length(config: DualEncoderConfig, ids: Int[Array, "B L"]) -> None:
@@ -132,7 +131,7 @@ def embed(
     _check_length(config, ids)
     mask = jnp.asarray(mask, bool)
     places = one_text_a_row(config.encoder, mask, dropout_seeds)
-    with _precision(config):
+    with matmul_precision(config.compute_dtype):
         return _with_params(config, params)(jnp.asarray(ids), places, mask[:, :, None])[:, 0]
 
 
@@ -157,7 +156,7 @@ def embed_packed(
     """
     places = several_texts_a_row(segments, dropout_seeds)
     members = segments[:, :, None] == jnp.arange(1, texts + 1)[None, None, :]
-    with _precision(config):
+    with matmul_precision(config.compute_dtype):
         return _with_params(config, params)(ids, places, members)
 
 
@@ -174,7 +173,7 @@ def hidden_states(
     """
     _check_length(config, ids)
     places = one_text_a_row(config.encoder, jnp.asarray(mask, bool), None)
-    with _precision(config):
+    with matmul_precision(config.compute_dtype):
         encoder = _with_params(config, params).encoder
         states = encoder(jnp.asarray(ids), places, all_states=True)
     return states.astype(jnp.float32)

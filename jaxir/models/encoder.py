@@ -1,15 +1,16 @@
 """One transformer encoder for XLM-R, XLM-R XL and BERT/LaBSE.
 
-Dimension key: B rows, L tokens of a row, S texts of a row, D hidden size, H heads, K width of a
-head, N layers, V rows of an embedding table.
+Dimension key: B rows, L tokens of a row, M places attended to, S texts of a row, D hidden size,
+H heads, K width of a head, N layers, V rows of an embedding table.
 
 XLM-R is arXiv 1911.02116, XLM-R XL arXiv 2105.00572, BERT arXiv 1810.04805, LaBSE arXiv 2007.01852.
 What tells them apart: XLM-R counts positions from `pad_id + 1` and skips padding; XL normalises
 before each block and once at the end, but not its embeddings; BERT counts positions from 0.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,36 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from jaxir.config import EncoderConfig
 from jaxir.models.dropout import Seeds, attention_dropout, dropout, fold, fold_each
 
-_INIT = nnx.initializers.normal(0.02)
 # what each layer keeps for the backward pass besides its input; the rest is computed again
 _KEPT = {
     "layers": jax.checkpoint_policies.nothing_saveable,
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+class LayerShape(Protocol):
+    """What a layer asks of a config: `EncoderConfig`, or one of another transformer."""
+
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def layers(self) -> int: ...  # noqa: D102
+    @property
+    def heads(self) -> int: ...  # noqa: D102
+    @property
+    def intermediate_size(self) -> int: ...  # noqa: D102
+    @property
+    def layer_norm_epsilon(self) -> float: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+    @property
+    def attention_dropout(self) -> float: ...  # noqa: D102
+    @property
+    def activation(self) -> str: ...  # noqa: D102
+    @property
+    def norm_first(self) -> bool: ...  # noqa: D102
+    @property
+    def initializer_range(self) -> float: ...  # noqa: D102
 
 
 def gathered(params, shapes):
@@ -51,6 +76,21 @@ def gathered(params, shapes):
         return leaf
 
     return jax.tree.map(whole, params, shapes)
+
+
+def with_params(make: Callable[[], nnx.Module], params: dict[str, Any]) -> Any:
+    """The module that `make` makes, with these parameters.
+
+    They are gathered, but for those stacked under "layers", which `run_layers` gathers layer by
+    layer.
+    """
+    graph, state = nnx.split(nnx.eval_shape(make))
+
+    def ready(path: tuple, leaf: Array, shape: jax.ShapeDtypeStruct) -> Array:
+        stacked = any(getattr(key, "key", None) == "layers" for key in path)
+        return jnp.asarray(leaf) if stacked else gathered(jnp.asarray(leaf), shape)
+
+    return nnx.merge(graph, jax.tree.map_with_path(ready, params, nnx.to_pure_dict(state)))
 
 
 def _sharding_with_width(ids: Array) -> NamedSharding | None:
@@ -117,12 +157,12 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "
 
 def attention(
     query: Float[Array, "B L H K"],
-    key: Float[Array, "B L H K"],
-    value: Float[Array, "B L H K"],
+    key: Float[Array, "B M H K"],
+    value: Float[Array, "B M H K"],
     places: Places,
     rate: float = 0.0,
 ) -> Float[Array, "B L H K"]:
-    """Scaled dot-product attention within each text, with dropout on the probabilities.
+    """Scaled dot-product attention, with dropout on the probabilities.
 
     The softmax is in float32. A token that has none to attend to attends evenly to all: no NaN.
     Source: arXiv 1706.03762, section 3.2.1.
@@ -130,6 +170,8 @@ def attention(
     mask = places.attended[:, None]
     dropping = places.seeds is not None and rate > 0
     if not dropping and _has_fused_attention(query.dtype):
+        # the kernel takes no mask that is to be repeated
+        mask = jnp.broadcast_to(mask, (len(query), 1, query.shape[1], key.shape[1]))
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
 
     # L x L numbers a head are not kept for the backward pass: computing them again is cheaper
@@ -164,10 +206,23 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * share.astype(x.dtype)
 
 
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """OpenAI's approximation of the GELU, which its CLIP models were trained with."""
+    return x * jax.nn.sigmoid(1.702 * x.astype(jnp.float32)).astype(x.dtype)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
+def normal(config: LayerShape) -> Callable:
+    """Initializer of a shape's random kernels and embeddings (BERT's code: deviation 0.02)."""
+    return nnx.initializers.normal(config.initializer_range)
+
+
 class Norm(nnx.LayerNorm):
     """LayerNorm in float32 whose output has the dtype of its input."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LayerShape, *, rngs: nnx.Rngs):
         super().__init__(
             config.hidden_size,
             epsilon=config.layer_norm_epsilon,
@@ -184,9 +239,9 @@ class Norm(nnx.LayerNorm):
 class Layer(nnx.Module):
     """Self-attention and feed-forward block, each with dropout, residual and LayerNorm."""
 
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: LayerShape, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.config = config
-        linear = partial(nnx.Linear, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        linear = partial(nnx.Linear, dtype=dtype, kernel_init=normal(config), rngs=rngs)
         width, inner = config.hidden_size, config.intermediate_size
         self.query = linear(width, width)
         self.key = linear(width, width)
@@ -197,27 +252,99 @@ class Layer(nnx.Module):
         self.output = linear(inner, width)
         self.feed_forward_norm = Norm(config, rngs=rngs)
 
-    def attend(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
-        """Multi-head self-attention."""
-        heads = (*x.shape[:2], self.config.heads, -1)
-        query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
-        rate = self.config.attention_dropout
-        return self.attention_output(attention(query, key, value, places, rate).reshape(x.shape))
+    def attend(
+        self,
+        linears: tuple[nnx.Linear, nnx.Linear, nnx.Linear, nnx.Linear],
+        x: Float[Array, "B L D"],
+        source: Float[Array, "B M _"],
+        places: Places,
+    ) -> Float[Array, "B L D"]:
+        """Multi-head attention to a source, by the linears of query, key, value and output."""
+        *inner, output = linears
+        query, key, value = (
+            linear(y).reshape(*y.shape[:2], self.config.heads, -1)
+            for linear, y in zip(inner, (x, source, source))
+        )
+        attended = attention(query, key, value, places, self.config.attention_dropout)
+        return output(attended.reshape(x.shape))
 
-    def feed_forward(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Two dense layers with the exact GELU between them."""
-        return self.output(gelu(self.intermediate(x)))
+    def residual(
+        self,
+        block: Callable[[Array], Array],
+        norm: Norm,
+        x: Float[Array, "B L D"],
+        seeds: Seeds | None,
+    ) -> Float[Array, "B L D"]:
+        """A block's output is added to its input, with LayerNorm before the block or after."""
+        if self.config.norm_first:
+            return x + dropout(block(norm(x)), self.config.dropout, seeds)
+        return norm(x + dropout(block(x), self.config.dropout, seeds))
+
+    def self_attention(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
+        """The block in which each row attends to itself."""
+        first, second = (fold_each(places.seeds, number) for number in range(2))
+        linears = (self.query, self.key, self.value, self.attention_output)
+
+        def attend(x: Array) -> Array:
+            return self.attend(linears, x, x, places._replace(seeds=first))
+
+        return self.residual(attend, self.attention_norm, x, second)
+
+    def feed_forward(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
+        """The block of two dense layers with the activation between them."""
+
+        def dense(x: Array) -> Array:
+            return self.output(ACTIVATIONS[self.config.activation](self.intermediate(x)))
+
+        return self.residual(dense, self.feed_forward_norm, x, fold_each(places.seeds, 2))
 
     def __call__(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
-        """Pre-LayerNorm in XL, post-LayerNorm otherwise."""
-        first, second, third = (fold_each(places.seeds, number) for number in range(3))
-        attend = partial(self.attend, places=places._replace(seeds=first))
-        drop = partial(dropout, rate=self.config.dropout)
-        if self.config.architecture == "xlm-roberta-xl":
-            x = x + drop(attend(self.attention_norm(x)), seeds=second)
-            return x + drop(self.feed_forward(self.feed_forward_norm(x)), seeds=third)
-        x = self.attention_norm(x + drop(attend(x), seeds=second))
-        return self.feed_forward_norm(x + drop(self.feed_forward(x), seeds=third))
+        """One block after the other."""
+        return self.feed_forward(self.self_attention(x, places), places)
+
+
+def stacked_layers(
+    config: LayerShape, dtype: jnp.dtype, rngs: nnx.Rngs, kind: type[Layer] = Layer
+) -> Layer:
+    """Layers, one at least, whose parameters are stacked along a leading axis N."""
+    keys = jax.random.split(rngs.params(), config.layers)
+    return nnx.vmap(lambda key: kind(config, dtype, nnx.Rngs(key)))(keys)
+
+
+def run_layers(
+    stacked: Layer,
+    x: Float[Array, "B L D"],
+    places: Places,
+    dtype: jnp.dtype,
+    remat: str = "none",
+    all_states: bool = False,
+    more: tuple[Array, ...] = (),
+) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"] | None]:
+    """States after the last of the stacked layers, and after each where they are asked for.
+
+    Args:
+        stacked: what `stacked_layers` made.
+        x: what enters the first of them.
+        places: what the tokens belong to.
+        dtype: of the layers' matrix products.
+        remat: one of `jaxir.config.REMATS`.
+        all_states: ask for the states after each layer.
+        more: what else layers of their kind are called with.
+    """
+    config = stacked.config
+    graph, layers = nnx.split(stacked)
+    shapes = nnx.state(nnx.eval_shape(lambda: type(stacked)(config, dtype, nnx.Rngs(0))))
+
+    def step(x, layer_and_number):
+        layer, number = layer_and_number
+        layer = gathered(layer, shapes)
+        seeds = fold_each(places.seeds, number)
+        x = nnx.merge(graph, layer)(x, places._replace(seeds=seeds), *more)
+        return x, x if all_states else None
+
+    if remat != "none":
+        step = jax.checkpoint(step, policy=_KEPT[remat], prevent_cse=False)
+    return jax.lax.scan(step, x, (layers, jnp.arange(config.layers)))
 
 
 class Encoder(nnx.Module):
@@ -227,14 +354,15 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str = "none"
     ):
         self.config, self.dtype, self.remat = config, dtype, remat
-        embedding = partial(nnx.Embed, features=config.hidden_size, embedding_init=_INIT, rngs=rngs)
+        embedding = partial(
+            nnx.Embed, features=config.hidden_size, embedding_init=normal(config), rngs=rngs
+        )
         self.token_embedding = embedding(config.vocab_size)
         self.position_embedding = embedding(config.positions)
         self.token_type_embedding = embedding(config.token_types)
         if config.layers:
-            keys = jax.random.split(rngs.params(), config.layers)
-            self.layers = nnx.vmap(lambda key: Layer(config, dtype, nnx.Rngs(key)))(keys)
-        if config.architecture == "xlm-roberta-xl":
+            self.layers = stacked_layers(config, dtype, rngs)
+        if config.norm_first:
             self.final_norm = Norm(config, rngs=rngs)
         else:
             self.embedding_norm = Norm(config, rngs=rngs)
@@ -247,7 +375,7 @@ class Encoder(nnx.Module):
         x = lookup(self.token_embedding.embedding[...], ids)
         x = x + lookup(self.position_embedding.embedding[...], at)
         x = x + self.token_type_embedding.embedding[...][None, :1]
-        if self.config.architecture != "xlm-roberta-xl":
+        if not self.config.norm_first:
             x = self.embedding_norm(x)
         return dropout(x, self.config.dropout, places.seeds).astype(self.dtype)
 
@@ -262,29 +390,12 @@ class Encoder(nnx.Module):
         embedded = last = self.embed(ids, first)
         states = None
         if self.config.layers:
-            last, states = self._run_layers(embedded, places, all_states)
-        if self.config.architecture == "xlm-roberta-xl":
+            last, states = run_layers(
+                self.layers, embedded, places, self.dtype, self.remat, all_states
+            )
+        if self.config.norm_first:
             last = self.final_norm(last)
         if not all_states:
             return last
         before = [] if states is None else [embedded[None], states[:-1]]
         return jnp.concatenate([*before, last[None]])
-
-    def _run_layers(
-        self, x: Float[Array, "B L D"], places: Places, all_states: bool
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"] | None]:
-        """States after the last layer, and after each where they are asked for."""
-        graph, layers = nnx.split(self.layers)
-        one_layer = nnx.eval_shape(lambda: Layer(self.config, self.dtype, nnx.Rngs(0)))
-        shapes = nnx.state(one_layer)
-
-        def step(x, layer_and_number):
-            layer, number = layer_and_number
-            layer = gathered(layer, shapes)
-            seeds = fold_each(places.seeds, number)
-            x = nnx.merge(graph, layer)(x, places._replace(seeds=seeds))
-            return x, x if all_states else None
-
-        if self.remat != "none":
-            step = jax.checkpoint(step, policy=_KEPT[self.remat], prevent_cse=False)
-        return jax.lax.scan(step, x, (layers, jnp.arange(self.config.layers)))

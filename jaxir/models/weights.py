@@ -198,23 +198,38 @@ def _leaves(config: DualEncoderConfig) -> Iterator[tuple[tuple[str, ...], str, t
         yield path, f"{stem}.{_LEAF[name]}", leaf.shape
 
 
-def _put(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
+def put(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
+    """Set a leaf of nested dicts, which are made where they are missing."""
     for name in path[:-1]:
         params = params.setdefault(name, {})
     params[path[-1]] = value
 
 
-def _read_leaf(weights: Weights, path: tuple[str, ...], name: str, shape: tuple[int, ...]):
-    """One leaf of ours: a tensor, or those of all layers stacked; kernels are stored transposed."""
-    if path[0] != "layers":
-        return weights.read(name, shape)
-    stored = shape[:0:-1] if path[-1] == "kernel" else shape[1:]
+def read_leaf(
+    weights: Weights, path: tuple[str, ...], name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """One leaf of ours, from a tensor, or from those of all layers where "{}" stands for a number.
+
+    Args:
+        weights: where the tensors are.
+        path: of the leaf; kernels are stored transposed.
+        name: of the tensor.
+        shape: of the leaf.
+    """
+    stacked = "{}" in name
+    stored = shape[1:] if stacked else shape
+    stored = stored[::-1] if path[-1] == "kernel" else stored
+
+    def turned(tensor: np.ndarray) -> np.ndarray:
+        return tensor.T if path[-1] == "kernel" else tensor
+
+    if not stacked:
+        return np.ascontiguousarray(turned(weights.read(name, stored)))
     names = [name.format(i) for i in range(shape[0]) if weights.check(name.format(i), stored)]
-    stacked = np.empty(shape, np.float32)
-    for i, name in enumerate(names):
-        tensor = weights.read(name, stored)
-        stacked[i] = tensor.T if path[-1] == "kernel" else tensor
-    return stacked
+    leaf = np.empty(shape, np.float32)
+    for i, one in enumerate(names):
+        leaf[i] = turned(weights.read(one, stored))
+    return leaf
 
 
 def read_encoder(folder: Path, config: DualEncoderConfig) -> Params:
@@ -230,7 +245,7 @@ def read_encoder(folder: Path, config: DualEncoderConfig) -> Params:
         if layer and not config.encoder.layers:  # a model that would answer without them
             raise UserError(f"{weights.path}: {layer}, but num_hidden_layers = 0 in config.json")
         for path, name, shape in _leaves(config):
-            _put(params, path, _read_leaf(weights, path, name, shape))
+            put(params, path, read_leaf(weights, path, name, shape))
     return params
 
 

@@ -1,0 +1,374 @@
+"""Shapes of the models that see images; like `jaxir.config` it imports no JAX."""
+
+import dataclasses
+import operator
+from dataclasses import dataclass, field
+
+from jaxir.config import (
+    REMATS,
+    Bounds,
+    EncoderConfig,
+    EvaluationConfig,
+    RunConfig,
+    TemperatureConfig,
+    check_fields,
+    require,
+)
+
+MAX_SIDE = 4096  # of the images that a model sees, in pixels
+
+
+@dataclass
+class VitConfig:
+    """Shape of a vision transformer; the defaults are ViT-B/16 as DeiT and ALBEF have it."""
+
+    image_size: int = 224  # side in pixels
+    patch_size: int = 16
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate_size: int = 3072
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-6
+    activation: str = "gelu"  # or "quick_gelu"
+    patch_bias: bool = True
+    norm_before: bool = False  # CLIP: a LayerNorm before the first layer too
+    initializer_range: float = 0.02  # standard deviation of random kernels and embeddings
+
+    @property
+    def norm_first(self) -> bool:
+        """LayerNorm stands before each block and once at the end."""
+        return True
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def positions(self) -> int:
+        """P: patches, and the class token before them."""
+        return 1 + self.side**2
+
+
+@dataclass
+class ClipTextConfig:
+    """Shape of CLIP's causal text transformer; the defaults are those beside ViT-B."""
+
+    vocab_size: int = 49_408
+    hidden_size: int = 512
+    layers: int = 12
+    heads: int = 8
+    intermediate_size: int = 2048
+    positions: int = 77
+    end_id: int = 49_407  # of the token at whose first place the text is read out
+    # where the config has the old eos_token_id = 2: read out at the first of the highest id
+    highest_id_ends: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    activation: str = "quick_gelu"
+    initializer_range: float = 0.02
+
+    @property
+    def norm_first(self) -> bool:
+        """LayerNorm stands before each block and once at the end."""
+        return True
+
+
+def _clip_vit(**changes) -> VitConfig:
+    base = VitConfig(
+        layer_norm_epsilon=1e-5, activation="quick_gelu", patch_bias=False, norm_before=True
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@dataclass
+class ClipConfig:
+    """Shape of CLIP (arXiv 2103.00020); the defaults are ViT-B/16."""
+
+    vision: VitConfig = field(default_factory=_clip_vit)
+    # None: texts are embedded by a dual encoder, to the projection's width
+    text: ClipTextConfig | None = field(default_factory=ClipTextConfig)
+    projection: int = 512
+    compute_dtype: str = "float32"
+
+
+CLIP_SHAPES = {
+    "ViT-B/32": ClipConfig(_clip_vit(patch_size=32)),
+    "ViT-B/16": ClipConfig(),
+    "ViT-L/14": ClipConfig(
+        _clip_vit(patch_size=14, hidden_size=1024, layers=24, heads=16, intermediate_size=4096),
+        ClipTextConfig(hidden_size=768, heads=12, intermediate_size=3072),
+        projection=768,
+    ),
+}
+
+
+@dataclass
+class DrawnConfig:
+    """Images that the reader `drawn` makes (`jaxir.vision.drawn`)."""
+
+    drawings: int = 8  # of each combination of shape, colour, count and position
+    size: int = 64  # side in pixels
+    held_out: int = 108  # combinations, of 540, that make the split "held_out"
+    seed: int = 0  # of the choice of those
+
+
+@dataclass
+class EmojiConfig:
+    """What the reader `emoji` takes out of its folder (`jaxir.vision.emoji`)."""
+
+    styles: tuple[str, ...] = ()  # of drawing; none: all that are there
+    held_out_style: str = ""  # one of them, in no image of the split "train"; "": none
+    held_out: float = 0.2  # share of the emoji that are in no image of the split "train"
+    seed: int = 0  # of the choice of those
+
+
+@dataclass
+class ImageSource:
+    """One source of images with captions. Relative paths are looked up in the data's directory."""
+
+    reader: str = "folder"  # a name in `jaxir.vision.sources.READERS`
+    images: str = ""  # folder; webdataset: tar, folder or glob of tars; tfds: "coco_captions/2014"
+    captions: str = ""  # of folder: JSON lines, a file, folder or glob
+    # those that are kept, none: all; of captions that name no language: theirs, one
+    languages: tuple[str, ...] = ()
+    name: str = ""  # what reports call it; "": where the images are
+    split: str = "train"  # of tfds, drawn ("held_out") and emoji (see its reader)
+    language_codes: dict[str, str] = field(default_factory=dict)  # the file's code: the real one
+    drawn: DrawnConfig = field(default_factory=DrawnConfig)
+    emoji: EmojiConfig = field(default_factory=EmojiConfig)
+
+
+@dataclass
+class AugmentConfig:
+    """How a training image is changed, another way at every step (ALBEF's, arXiv 2107.07651)."""
+
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area that a crop keeps
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width to height of a crop
+    flip: bool = True  # off where captions tell left from right, or images hold writing
+    randaugment_operations: int = 2  # drawn for each image; half of them are left out; 0: none
+    randaugment_strength: float = 7.0  # of 10
+    fill: tuple[int, int, int] = (128, 128, 128)  # where a rotated or shifted image has nothing
+
+
+@dataclass
+class CaptionsConfig:
+    """Where images and captions come from, and how they become the input of a step."""
+
+    directory: str = "."
+    sources: tuple[ImageSource, ...] = ()
+    image_size: int = 224  # side in pixels
+    background: tuple[int, int, int] = (255, 255, 255)  # behind transparent images
+    max_caption_tokens: int = 30  # with the special tokens; longer captions are cut
+    captions_per_language: int = 0  # of an image at most; 0: all
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    held_out: float = 0.02  # share of what is depicted that is kept from training
+    held_out_limit: int = 2_000  # at most that many images (with a caption each) are held out
+    held_out_sources: tuple[str, ...] = ()  # wholly kept from training, e.g. a drawing style
+    limit: int = 0  # read at most that many images a source; 0: all
+    decode_first: bool = True  # decode every image once before training, so that none stops it
+    skip_bad: bool = False  # leave bad images and captions out, and count them
+
+
+def validate_captions(config: CaptionsConfig, name: str = "data") -> None:
+    """Check every value that can be judged without images.
+
+    Args:
+        config: a part of a run's config.
+        name: of that part.
+
+    Raises:
+        UserError: names the field, its value and the bound it breaks.
+    """
+
+    def check(holds: bool, field_name: str, bound: str) -> None:
+        value = operator.attrgetter(field_name)(config)
+        require(holds, f"{name}.{field_name}", value, bound)
+
+    augment = config.augment
+    low, high = augment.crop_scale
+    check(0 < low <= high <= 1, "augment.crop_scale", "two shares over 0, the smaller one first")
+    low, high = augment.crop_ratio
+    check(0 < low <= high, "augment.crop_ratio", "two positive numbers, the smaller one first")
+    strength, operations = augment.randaugment_strength, augment.randaugment_operations
+    check(0 <= strength <= 10, "augment.randaugment_strength", "from 0 to 10")
+    check(0 <= operations <= 10, "augment.randaugment_operations", "from 0 to 10")
+    check(0 < config.image_size <= MAX_SIDE, "image_size", f"from 1 to {MAX_SIDE:,} pixels")
+    for colour, field_name in ((config.background, "background"), (augment.fill, "augment.fill")):
+        good = len(colour) == 3 and all(0 <= part <= 255 for part in colour)
+        check(good, field_name, "three whole numbers from 0 to 255")
+    check(config.max_caption_tokens >= 3, "max_caption_tokens", "3 or more")
+    check(0 <= config.held_out < 1, "held_out", "at least 0 and under 1")
+    for field_name in ("captions_per_language", "held_out_limit", "limit"):
+        check(getattr(config, field_name) >= 0, field_name, "0 or more")
+
+
+@dataclass
+class AlbefModelConfig:
+    """Shape of ALBEF (arXiv 2107.07651); the defaults are its own with XLM-R as the text side."""
+
+    vit: VitConfig = field(default_factory=lambda: VitConfig(image_size=256))
+    text: EncoderConfig = field(default_factory=EncoderConfig)
+    text_layers: int = 6  # of text.layers; the rest fuse the text with the image
+    projection: int = 256  # width of the features that are compared
+    compute_dtype: str = "bfloat16"  # of matrix products; parameters, softmax, LayerNorm: float32
+    remat: str = "none"  # one of REMATS: what the backward pass computes again to save memory
+    init_vision: str = ""  # transformers folder of a ViT to start from; "": random weights
+    init_text: str = ""  # the same of XLM-R or BERT; both decide the shape
+    tokenizer: str = ""  # folder, vocab.txt or hub name; "": the one of `init_text`
+    trained_tokenizer_size: int = 0  # train a tokenizer of that many pieces on the captions
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mask_id: int = 250_001  # the token that stands for a masked one
+    special_ids: tuple[int, ...] = (0, 1, 2, 3)  # tokens that are never masked
+
+    @property
+    def dropping(self) -> bool:
+        """Whether anything is dropped in training."""
+        shapes = (self.text, self.vit)
+        return any(shape.dropout or shape.attention_dropout for shape in shapes)
+
+    @property
+    def fusion(self) -> "FusionConfig":
+        """Shape of the fusion layers."""
+        shape = {name: getattr(self.text, name) for name in vars(self.text)}
+        shape["layers"] = self.text.layers - self.text_layers
+        return FusionConfig(**shape, source_size=self.vit.hidden_size)
+
+
+@dataclass
+class FusionConfig(EncoderConfig):
+    """Shape of layers that also attend to something of another width."""
+
+    source_size: int = 768
+
+
+@dataclass
+class AlbefLossConfig(TemperatureConfig):
+    """ALBEF's losses (arXiv 2107.07651, section 3); each can be switched off."""
+
+    temperature: float = 0.07
+    learned_temperature: bool = True
+    min_temperature: float = 0.001
+    max_temperature: float = 0.5
+    itc: bool = True  # image-text contrast
+    itm: bool = True  # image-text matching against hard negatives
+    mlm: bool = True  # masked language modelling
+    # soft targets and queues of a momentum model; off: one-hot targets, candidates of the batch
+    momentum: bool = True
+    momentum_coefficient: float = 0.995
+    queue: int = 65_536  # features; a multiple of the devices, and no fewer than the batch
+    alpha: float = 0.4  # share of the momentum model's soft targets
+    ramp_steps: int = 10_000  # in which that grows from 0 (the paper's first epoch)
+    mask_share: float = 0.15  # of a caption's tokens
+    text_text: float = 1.0  # weight of the contrast between two captions of an image
+
+
+def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
+    """Check what can be judged without weights, data or devices.
+
+    Raises:
+        UserError: names the field, its value and the bound it breaks.
+    """
+    text, vit = model.text, model.vit
+    inner = f"from 1 to text.layers - 1 = {text.layers - 1}"
+    require(0 < model.text_layers < text.layers, "model.text_layers", model.text_layers, inner)
+    kinds = ("xlm-roberta", "bert")
+    require(
+        text.architecture in kinds, "model.text.architecture", text.architecture, " or ".join(kinds)
+    )
+    for name, shape in (("text", text), ("vit", vit)):
+        divides = shape.heads > 0 and shape.hidden_size % shape.heads == 0
+        bound = f"a divisor of hidden_size = {shape.hidden_size}"
+        require(divides, f"model.{name}.heads", shape.heads, bound)
+    patches = vit.patch_size > 0 and vit.image_size % vit.patch_size == 0
+    bound = f"a divisor of image_size = {vit.image_size}"
+    require(patches, "model.vit.patch_size", vit.patch_size, bound)
+    require(model.projection > 0, "model.projection", model.projection, "positive")
+    dtypes = ("float32", "bfloat16")
+    known = model.compute_dtype in dtypes
+    require(known, "model.compute_dtype", model.compute_dtype, " or ".join(dtypes))
+    require(model.remat in REMATS, "model.remat", model.remat, " or ".join(REMATS))
+    require(min(model.image_std) > 0, "model.image_std", model.image_std, "positive")
+    bound = f"from 0 to vocab_size - 1 = {text.vocab_size - 1}"
+    for name, token in (
+        ("mask_id", model.mask_id),
+        *(("special_ids", token) for token in model.special_ids),
+    ):
+        require(0 <= token < text.vocab_size, f"model.{name}", token, bound)
+    _check_loss(loss)
+
+
+def _check_loss(loss: AlbefLossConfig) -> None:
+    any_loss = loss.itc or loss.itm or loss.mlm
+    require(any_loss, "loss.itc", loss.itc, "on, since itm and mlm are off as well")
+    low, high = loss.min_temperature, loss.max_temperature
+    require(low > 0, "loss.min_temperature", low, "positive")
+    bound = f"from min_temperature = {low} to max_temperature = {high}"
+    require(low <= loss.temperature <= high, "loss.temperature", loss.temperature, bound)
+    for name in ("momentum_coefficient", "alpha"):
+        share = getattr(loss, name)
+        require(0 <= share <= 1, f"loss.{name}", share, "from 0 to 1")
+    require(0 < loss.mask_share < 1, "loss.mask_share", loss.mask_share, "over 0 and under 1")
+    require(loss.queue > 0, "loss.queue", loss.queue, "positive; momentum = False needs none")
+    for name in ("ramp_steps", "text_text"):
+        value = getattr(loss, name)
+        require(0 <= value < float("inf"), f"loss.{name}", value, "0 or more")
+
+
+@dataclass
+class AlbefEvaluationConfig(EvaluationConfig):
+    """What ALBEF is measured on, besides what `captions` holds out."""
+
+    sources: tuple[ImageSource, ...] = ()  # of images that are never trained on: a task each
+    images: int = 0  # of the first task, until the end; 0: all
+    candidates: int = 16  # first places that ITM scores again at the end; 0: none
+    baselines: bool = False  # at the end also the most alike pixels in training
+    judge: str = ""  # CLIPScore of the captions found, by that model; "": none
+
+
+@dataclass
+class AlbefConfig(RunConfig):
+    """A run that aligns images and captions."""
+
+    task: str = "albef"
+    model: AlbefModelConfig = field(default_factory=AlbefModelConfig)
+    captions: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(image_size=256))
+    loss: AlbefLossConfig = field(default_factory=AlbefLossConfig)
+    evaluation: AlbefEvaluationConfig = field(default_factory=AlbefEvaluationConfig)
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether its runs share a tokenizer of their own."""
+        return bool(self.model.trained_tokenizer_size)
+
+    def validate(self) -> None:
+        """As every run's, and what images add to it."""
+        super().validate()
+        check_albef(self.model, self.loss)
+        validate_captions(self.captions, "captions")
+        size, seen = self.captions.image_size, self.model.vit.image_size
+        require(size == seen, "captions.image_size", size, f"model.vit.image_size = {seen}")
+        queue, batch = self.loss.queue, self.batch_size
+        if self.loss.momentum:
+            require(queue >= batch, "loss.queue", queue, f"at least batch_size = {batch}")
+        scale = self.scale
+        rounded = self.loss.momentum and scale.gradient_dtype != "float32"
+        bound = "'float32': the momentum model follows what gradients are taken of"
+        require(not rounded, "scale.gradient_dtype", scale.gradient_dtype, bound)
+        at_once = scale.texts_at_once
+        require(not at_once, "scale.texts_at_once", at_once, "0: ITM needs whole batches")
+        bounds = Bounds(
+            not_negative=(
+                *("model.trained_tokenizer_size", "loss.ramp_steps"),
+                *("evaluation.images", "evaluation.candidates"),
+            )
+        )
+        check_fields(self, bounds)
+        names = [source.name for source in self.evaluation.sources]
+        for name in names:
+            fine = bool(name) and names.count(name) == 1
+            require(fine, "evaluation.sources", name, "sources with names, each another")
