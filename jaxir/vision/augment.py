@@ -1,0 +1,157 @@
+"""A training image, changed at random; an image to evaluate, cut without chance.
+
+ALBEF (arXiv 2107.07651, section 3.5; its transforms): a random crop, resized, a flip, then
+RandAugment (arXiv 1909.13719) "without color changes, because the text often contains color
+information": no colour, contrast, posterize and solarize operations. All of it is a function of
+the image and a generator, which the loader makes of (seed, step, row).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from jaxir.vision.config import AugmentConfig
+from jaxir.vision.images import Color
+
+STRONGEST = 10.0  # randaugment_strength
+SHEAR = 0.3  # of the strongest: pixels to the side for each pixel down
+SHIFT = 10 / 256  # of a side
+ANGLE = 30.0  # degrees
+CROP_TRIES = 10
+
+Operation = Callable[[Image.Image, float, Color], Image.Image]
+
+
+def _warped(image: Image.Image, matrix: tuple[float, ...], fill: Color) -> Image.Image:
+    """The image whose pixel (x, y) is that at matrix (x, y, 1) of the given one."""
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
+    )
+
+
+def _identity(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return image
+
+
+def _autocontrast(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def _factor(strength: float) -> float:
+    """From 0.1 to 1.9, unchanged at half of the strongest, whatever the sign."""
+    return abs(strength) * 1.8 + 0.1
+
+
+def _brightness(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(_factor(strength))
+
+
+def _sharpness(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return ImageEnhance.Sharpness(image).enhance(_factor(strength))
+
+
+def _shear_x(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return _warped(image, (1, SHEAR * strength, 0, 0, 1, 0), fill)
+
+
+def _shear_y(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return _warped(image, (1, 0, 0, SHEAR * strength, 1, 0), fill)
+
+
+def _translate_x(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return _warped(image, (1, 0, SHIFT * strength * image.width, 0, 1, 0), fill)
+
+
+def _translate_y(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return _warped(image, (1, 0, 0, 0, 1, SHIFT * strength * image.height), fill)
+
+
+def _rotate(image: Image.Image, strength: float, fill: Color) -> Image.Image:
+    return image.rotate(ANGLE * strength, Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+# each takes a strength from -1 to 1, whose sign is the direction where there is one
+OPERATIONS: dict[str, Operation] = {
+    "Identity": _identity,
+    "AutoContrast": _autocontrast,
+    "Equalize": _equalize,
+    "Brightness": _brightness,
+    "Sharpness": _sharpness,
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+    "Rotate": _rotate,
+}
+
+
+def crop_box(
+    width: int, height: int, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random part of an image: left, top, right and bottom in pixels.
+
+    Its share of the area is uniform in `crop_scale` and the logarithm of width / height uniform in
+    that of `crop_ratio`; after ten tries that do not fit, the middle, as near to that ratio as can
+    be (Inception's crop, arXiv 1409.4842, section 6).
+    """
+    narrowest, widest = config.crop_ratio
+    for _ in range(CROP_TRIES):
+        area = width * height * rng.uniform(*config.crop_scale)
+        ratio = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * widest)))
+    h = min(height, max(1, round(width / narrowest)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def rand_augment(
+    image: Image.Image, config: AugmentConfig, rng: np.random.Generator
+) -> Image.Image:
+    """The image after some operations, drawn with replacement; each is left out half the time."""
+    names = list(OPERATIONS)
+    for _ in range(config.randaugment_operations):
+        name = names[rng.integers(len(names))]
+        applied, sign = rng.random() < 0.5, rng.choice((-1.0, 1.0))
+        if applied:
+            strength = sign * config.randaugment_strength / STRONGEST
+            image = OPERATIONS[name](image, strength, config.fill)
+    return image
+
+
+def augmented(
+    image: Image.Image, size: int, config: AugmentConfig, rng: np.random.Generator
+) -> Image.Image:
+    """A training view of an image.
+
+    Args:
+        image: in RGB.
+        size: side of the result, in pixels.
+        config: how much may change.
+        rng: decides the rest.
+    """
+    image = image.crop(crop_box(*image.size, config, rng))
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5 and config.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return rand_augment(image, config, rng)
+
+
+def centred(image: Image.Image, size: int) -> Image.Image:
+    """The middle of an image whose shorter side is made `size` pixels long.
+
+    It is cut while it is resized: the whole of a thin line would not fit into memory.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box)
