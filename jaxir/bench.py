@@ -21,6 +21,12 @@ on the device, beside the matrix product alone and faiss or torch. --passages, -
 `pipeline`: from the token cache on disk to batches in memory: pairs a second, padded and packed;
 and the padding in batches of MLQA's pairs (--directory).
 
+`table`: looking up tokens, the gradient of the table of their embeddings, and AdamW's update of
+that table by themselves, beside a copy of as many bytes; XLM-R's unless --shape says otherwise.
+
+`albef`: training steps of ALBEF with ITC only, + ITM, + MLM, + momentum, in turns: images and pairs
+a second and the planned peak of memory; and its towers by themselves. --pairs: images in a batch.
+
 `load`: a new process a round, which loads --model, indexes two passages and asks a question.
 
 `profile`: a trace of one training step in the folder --trace, and its largest operations.
@@ -47,7 +53,8 @@ PEERS = {
     "search": ("faiss", "torch"),
 }
 NAMES = (
-    *("train", "memory", "encode", "search", "search_disk", "pipeline", "load", "profile", "all"),
+    *("train", "memory", "encode", "search", "search_disk", "pipeline", "table", "albef", "load"),
+    *("profile", "all"),
 )
 
 
@@ -105,13 +112,13 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
     """What measures one benchmark; `whole`: with its peer, where that is installed."""
     import jax
 
-    from jaxir.speed import encoding, loading, pipeline, search, training, work
+    from jaxir.speed import encoding, loading, pipeline, search, table, training, work
 
     large = jax.default_backend() != "cpu"
     dtype = values.dtype or ("bfloat16" if large else "float32")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {dtype}: must be float32 or bfloat16")
-    shape = values.shape or ("xlm-r-base" if large else "small")
+    shape = values.shape or ("xlm-r-base" if large or name == "table" else "small")
     if shape not in work.SHAPES:
         raise UserError(f"--shape {shape}: must be one of {', '.join(work.SHAPES)}")
     pairs = values.pairs or (2_048 if large else 64)
@@ -125,6 +132,14 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
     rounds = values.rounds
     passages = values.passages or (10_000_000 if large and whole else 500_000)
     width = values.width or (768 if large and whole else 384)
+
+    def measure_albef() -> dict[str, Any]:
+        from jaxir.speed import alignment  # no other benchmark needs what it imports
+
+        images = values.pairs or 64 * jax.device_count()
+        albef = alignment.run_config(shape, images, dtype, values.dropout)
+        return alignment.measure(albef, rounds)
+
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "train": lambda: training.measure(config, rounds, against, directory),
         "memory": lambda: training.measure_memory(config, 16),
@@ -134,6 +149,8 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
         "search": lambda: search.measure(rounds, passages, width, dtype, against),
         "search_disk": lambda: search.measure_disk(rounds),
         "pipeline": lambda: pipeline.measure(rounds, directory),
+        "table": lambda: table.measure(config, rounds),
+        "albef": measure_albef,
         "load": lambda: loading.measure(rounds, values.model),
         "profile": lambda: training.profile(config, Path(values.trace or "profile")),
     }

@@ -11,8 +11,9 @@ from jaxir import bench
 from jaxir.config import EncoderConfig
 from jaxir.errors import UserError
 from jaxir.models.dual_encoder import embed, init_params
-from jaxir.speed import pipeline, report, search, timing, training, work
+from jaxir.speed import alignment, pipeline, report, search, table, timing, training, work
 from jaxir.training.step import matmul_flops
+from jaxir.vision.config import VitConfig
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
 
@@ -66,6 +67,54 @@ def test_training_is_measured_and_packing_changes_no_loss(config):
     assert {"forward", "backward", "loss", "optimizer", "communication"} <= set(parts)
     assert parts["looking tokens up"] > 0
     assert parts["gradient of their table"] > 0
+
+
+def test_the_table_is_held_against_a_copy_of_as_many_bytes(config):
+    found = table.measure(config, 1)
+    assert found["table"] == [100, 16]
+    assert found["different tokens"] <= 100
+    size, looked_up = 100 * 16 * 4, found["tokens"] * 16 * 4 / jax.device_count()
+    moved = "GiB read and written, at least"
+    assert found[table.LOOKUP][moved] * 2**30 == pytest.approx(2 * looked_up)
+    assert found[table.GRADIENT][moved] * 2**30 == pytest.approx(looked_up + size)
+    assert found[table.UPDATE][moved] * 2**30 == pytest.approx(7 * size)
+    assert found[table.COPY]["times a copy of as many bytes"] == pytest.approx(1)
+
+
+def test_the_tables_parts_are_right(config):
+    ids = np.array([[3, 3, 5], [5, 3, 0]], np.int32)
+    embedding = jax.random.normal(jax.random.key(0), (6, 4))
+    calls = table.lookups(embedding, ids)
+    np.testing.assert_array_equal(calls[table.LOOKUP](), embedding[ids])
+    counts = np.bincount(ids.reshape(-1), minlength=6)[:, None]
+    gradient = calls[table.GRADIENT]()
+    np.testing.assert_allclose(gradient, counts * np.asarray(embedding), atol=1e-6)
+    config.optimizer.weight_decay = 0.0
+    update = table.Update(config, embedding, gradient)
+    update()
+    # Adam's first step is of the learning rate, whatever the size of the gradient
+    expected = embedding - config.optimizer.learning_rate * np.sign(gradient)
+    np.testing.assert_allclose(update.params["embedding"], expected, atol=1e-6)
+
+
+def test_the_parts_of_albef_are_measured_on_one_state(monkeypatch):
+    vit = VitConfig(image_size=16, patch_size=8, hidden_size=8, layers=1, heads=1)
+    text = EncoderConfig(
+        vocab_size=100, hidden_size=8, layers=2, heads=1, intermediate_size=16, positions=40
+    )
+    monkeypatch.setitem(alignment.VITS, "small", vit)
+    monkeypatch.setitem(work.SHAPES, "small", text)
+    monkeypatch.setattr(alignment, "LOSSES", {"ITC": "itc", "+ momentum": "momentum"})
+    config = alignment.run_config("small", 16, "float32", 0.0)
+    config.loss.itm = config.loss.mlm = False
+    found = alignment.measure(config, 1)
+    for name in ("ITC", "+ momentum"):
+        assert found[name]["images a second"] > 0
+        assert found[name]["pairs a second through the fusion layers"] == 0
+    peaks = [found[name]["planned peak of memory, GiB"] for name in ("ITC", "+ momentum")]
+    copy_of_model = found["parameters"] * 4 / 2**30
+    assert peaks[1] > peaks[0] + copy_of_model
+    assert set(found["seconds of the towers, forward"]) == {"images", "captions"}
 
 
 def test_a_cached_step_of_many_times_the_batch_needs_little_more_memory(config):

@@ -10,9 +10,10 @@ import jaxir.configs
 import numpy as np
 import pytest
 
-from jaxir.config import validate, validate_shape
-from jaxir.training.sharding import replicate, to_devices
-from jaxir.training.step import compile_step, init_state
+from jaxir.config import Config, validate_shape
+from jaxir.families import family_of
+from jaxir.training.sharding import make_mesh, to_devices
+from jaxir.training.step import compile_step, init_state, make_state
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(jaxir.configs.__path__))
 PARAMETERS = {
@@ -28,7 +29,7 @@ def _config(name):
 
 
 def test_there_are_configs():
-    assert {"demo", "tpu_v4", "tpu_v4_large", "labse", "xquad_r_small"} <= set(NAMES)
+    assert {"demo", "tpu_v4", "tpu_v4_large", "labse", "xquad_r_small", "albef_demo"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,36 +41,68 @@ def test_the_docstring_has_the_command(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_valid_and_its_state_has_a_shape(name):
     config = _config(name)
-    validate(config)
-    validate_shape(config.model)
-    state = jax.eval_shape(lambda: init_state(config))
+    config.validate()
+    if isinstance(config, Config):
+        validate_shape(config.model)
+    state = jax.eval_shape(lambda: init_state(config, None, family_of(config).objective))
     count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state["params"]["model"]))
     assert count == PARAMETERS.get(name, count)
+
+
+def _shrink_text(encoder):
+    encoder.hidden_size, encoder.heads, encoder.layers = 8, 2, 2
+    encoder.intermediate_size, encoder.vocab_size, encoder.positions = 16, 40, 20
+
+
+def _texts(rows, width, length):
+    ids = np.random.default_rng(rows).integers(4, 39, (rows, width)).astype(np.int32)
+    return ids, np.full(rows, length, np.int32)
+
+
+def _shrunken_retriever(config):
+    """Makes it small; a batch of it."""
+    _shrink_text(config.model.encoder)
+    config.model.dense = min(config.model.dense, 8)
+    config.scale.texts_at_once = min(config.scale.texts_at_once, BATCH // 8)
+    batch = {}
+    passages = BATCH * (1 + config.data.hard_negatives)
+    for side, rows, width, length in (("query", BATCH, 12, 9), ("passage", passages, 16, 11)):
+        batch[f"{side}_ids"], batch[f"{side}_lengths"] = _texts(rows, width, length)
+        batch[f"{side}_cluster"] = np.arange(rows, dtype=np.int32)
+    return batch
+
+
+def _shrunken_albef(config):
+    """Makes it small; a batch of it."""
+    model = config.model
+    _shrink_text(model.text)
+    vit = model.vit
+    vit.image_size, vit.patch_size, vit.hidden_size, vit.heads, vit.layers = 8, 4, 8, 2, 1
+    vit.intermediate_size, model.text_layers, model.projection, model.mask_id = 16, 1, 8, 39
+    config.captions.image_size = vit.image_size
+    config.loss.queue = min(config.loss.queue, 2 * BATCH)
+    ids, lengths = _texts(BATCH, 12, 9)
+    return {
+        "pixels": np.zeros((BATCH, 8, 8, 3), np.uint8),
+        "image_group": np.arange(BATCH, dtype=np.int32),
+        "caption_ids": ids,
+        "caption_lengths": lengths,
+        "other_ids": ids[:, :0],
+        "other_lengths": np.zeros(BATCH, np.int32),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shrunken_copy_takes_a_step(name):
     config = copy.deepcopy(_config(name))
-    encoder = config.model.encoder
-    encoder.hidden_size, encoder.heads, encoder.layers = 8, 2, 2
-    encoder.intermediate_size, encoder.vocab_size, encoder.positions = 16, 40, 20
-    config.model.dense = min(config.model.dense, 8)
-    config.scale.texts_at_once = min(config.scale.texts_at_once, BATCH // 8)
-    rows = BATCH * (1 + config.data.hard_negatives)
-    rng = np.random.default_rng(0)
-    batch = {
-        "query_ids": rng.integers(2, 40, (BATCH, 12)).astype(np.int32),
-        "query_lengths": np.full(BATCH, 9, np.int32),
-        "query_cluster": np.arange(BATCH, dtype=np.int32),
-        "passage_ids": rng.integers(2, 40, (rows, 16)).astype(np.int32),
-        "passage_lengths": np.full(rows, 11, np.int32),
-        "passage_cluster": np.arange(rows, dtype=np.int32),
-    }
-    mesh = jax.make_mesh((8,), ("data",))
+    config.batch_size = BATCH
+    batch = {"retrieval": _shrunken_retriever, "albef": _shrunken_albef}[config.task](config)
+    config.validate()
+    objective, mesh = family_of(config).objective, make_mesh(config)
     with jax.set_mesh(mesh):
-        state = replicate(jax.jit(lambda: init_state(config))(), mesh)
+        state = make_state(config, None, mesh, objective)
         on_devices = to_devices(batch, mesh)
-        step, _ = compile_step(config, state, on_devices)
+        step, _ = compile_step(config, state, on_devices, objective)
         state, metrics = step(state, on_devices)
         assert np.isfinite(float(metrics["loss"]))
         assert int(state["step"]) == 1

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxir.config import (
     Config,
@@ -80,14 +81,21 @@ def made_up_batches(config: Config, devices: int) -> tuple[list[Batch], list[Bat
         ):
             sixteenths = rng.random(pairs) * (len(table) - 1)
             lengths = np.interp(sixteenths, np.arange(len(table)), table).astype(np.int32)
-            # as often as words: the r-th most frequent one r times as seldom as the first
-            ids = (model.encoder.vocab_size - 4) ** rng.random((pairs, limit)) + 3
-            inside = np.arange(limit)[None, :] < lengths[:, None]
-            batch[f"{side}_ids"] = np.where(inside, ids, model.encoder.pad_id).astype(np.int32)
+            batch[f"{side}_ids"] = made_up_ids(rng, lengths, limit, model.encoder)
             batch[f"{side}_lengths"] = lengths
             batch[f"{side}_cluster"] = np.arange(pairs, dtype=np.int32)
         padded.append(batch)
     return padded, _shared(config, padded, devices)
+
+
+def made_up_ids(
+    rng: np.random.Generator, lengths: Int[np.ndarray, "B"], limit: int, encoder: EncoderConfig
+) -> Int[np.ndarray, "B L"]:
+    """Random ids of texts of such lengths, padded to `limit`."""
+    # as often as words: the r-th most frequent one r times as seldom as the first
+    ids = (encoder.vocab_size - 4) ** rng.random((len(lengths), limit)) + 3
+    inside = np.arange(limit)[None, :] < lengths[:, None]
+    return np.where(inside, ids, encoder.pad_id).astype(np.int32)
 
 
 def _shared(config: Config, padded: list[Batch], devices: int) -> list[Batch]:

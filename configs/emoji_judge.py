@@ -1,0 +1,35 @@
+"""The judge of the emoji study: it says how well captions fit images, and is judged by nobody.
+
+    python -m jaxir.train --config emoji_judge.py --workdir JUDGE --config.captions.directory=DATA
+    python -m jaxir.train --config albef_emoji.py --config.captions.directory=DATA \\
+        --config.evaluation.judge=JUDGE
+
+It sees another split of the emoji than the models that it judges, by another seed, and all four
+styles: a judge should know what an OpenMoji shows, and the models never see it. It is trained by
+the image-text contrast alone, on all kinds of batches in equal shares, and then frozen. Of what the
+models do not know, it knows four in five: the fifth it was not trained on is its own measure.
+"""
+
+from jaxir.configs import albef_emoji
+
+from jaxir.config import Shares
+from jaxir.vision.config import AlbefConfig, EmojiConfig, ImageSource
+
+SEED = 1  # of the split and of the weights
+
+
+def _emoji(split: str) -> ImageSource:
+    options = EmojiConfig(seed=SEED)
+    return ImageSource("emoji", "emoji-cldr", name=split, split=split, emoji=options)
+
+
+def get_config() -> AlbefConfig:
+    """As the judged, without what only their re-scoring needs."""
+    config = albef_emoji.get_config()
+    config.seed = SEED
+    config.captions.sources = (_emoji("train"),)
+    config.evaluation.sources = (_emoji("held_out_content"),)
+    config.hybrid.shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
+    config.loss.itm = config.loss.mlm = config.loss.momentum = False
+    config.evaluation.baselines = False
+    return config

@@ -1,0 +1,29 @@
+"""The ratio question for images and texts: ALBEF on emoji at 16 points of the simplex, three seeds.
+
+    python -m jaxir.train --config emoji_judge.py --workdir JUDGE --config.captions.directory=DATA
+    python -m jaxir.sweep --config sweep_emoji.py --workdir DIR --config.captions.directory=DATA \\
+        --config.evaluation.judge=JUDGE
+    python -m jaxir.sweep report DIR
+
+The 15 points of step 1/4 over the shares of monolingual, cross-lingual and multilingual batches,
+and uniform shares, against which the report tests the others. Data and model are those of
+`albef_emoji.py`; every run has the same number of steps of as many images, whatever its shares.
+Figures: see README.
+"""
+
+from jaxir.configs import albef_emoji
+
+from jaxir.config import SweepConfig
+from jaxir.vision.config import AlbefConfig
+
+
+def get_config() -> AlbefConfig:
+    """48 runs, of each of which the last checkpoint is kept."""
+    config = albef_emoji.get_config()
+    config.sweep = SweepConfig(
+        step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
+    )
+    config.checkpoint.keep = 1
+    config.evaluation.baselines = False
+    config.watch.export = False
+    return config

@@ -1,0 +1,118 @@
+"""Runs that train ALBEF: what they are trained by, how they are measured, what they leave."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jaxtyping import Array
+
+from jaxir.retrieval.values import write_totals
+from jaxir.training.family import Family, Metrics, Objective, Results
+from jaxir.training.processes import is_first
+from jaxir.training.workdir import values_file
+from jaxir.vision import albef
+from jaxir.vision.albef_step import alpha_at, losses
+from jaxir.vision.aligned import of_run, write_aligned
+from jaxir.vision.compared import ALIGNMENT, CLIPSCORE, COLUMNS, totals_of
+from jaxir.vision.config import AlbefConfig
+from jaxir.vision.inputs import AlbefInputs, prepare
+from jaxir.vision.momentum import init_carried
+from jaxir.vision.pictures import draw_retrieved
+from jaxir.vision.pixel_baseline import pixel_baseline
+from jaxir.vision.tasks import Programs, encode_task, make_programs, measure_task
+
+
+def _init(config: AlbefConfig, model_params: Any | None) -> dict[str, Any]:
+    if model_params is None:
+        model_params = albef.init_params(config.model, jax.random.key(config.seed))
+    return {"model": model_params}
+
+
+def _loss(
+    params: Any,
+    carried: dict[str, Any],
+    batch: dict[str, Array],
+    config: AlbefConfig,
+    step: Array,
+    seed: Array,
+) -> tuple[Array, tuple[Metrics, dict[str, Any]]]:
+    alpha = alpha_at(config.loss, step)
+    total, metrics, carried = losses(
+        config.model, config.loss, params["model"], carried, batch, alpha, seed
+    )
+    return total, (metrics, carried)
+
+
+def _held_out_loss(params: Any, batch: dict[str, Array], config: AlbefConfig) -> Array:
+    """Of the batch alone: against one-hot targets, without a queue, with always the same masks."""
+    alone = dataclasses.replace(config.loss, momentum=False)
+    return losses(config.model, alone, params["model"], {}, batch, 0.0, jnp.uint32(0))[0]
+
+
+def _measure(
+    config: AlbefConfig, inputs: AlbefInputs, programs: Programs, params: Any
+) -> dict[str, float]:
+    """Both directions on the held-out images by ITC, and as `map` the mean of their R@1."""
+    task = inputs.tasks[inputs.first_task].first(config.evaluation.images)
+    encoded = encode_task(programs, params, task, config)
+    summary = measure_task(programs, params, task, encoded, config).summary()
+    both = [summary[key] for key in (ALIGNMENT.quality, "text_to_image/multilingual/R@1")]
+    return summary | {"map": sum(both) / 2}
+
+
+def _results(
+    config: AlbefConfig,
+    inputs: AlbefInputs,
+    programs: Programs,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    workdir: epath.Path,
+) -> dict[str, dict[str, Any]]:
+    """Every task's report: ranked by ITC and, where it was trained, re-scored by ITM."""
+    tasks: dict[str, dict[str, Any]] = {}
+    candidates = config.evaluation.candidates if config.loss.itm else 0
+    background = config.captions.background
+    for name, task in inputs.tasks.items():
+        encoded = encode_task(programs, params, task, config)
+        report = measure_task(programs, params, task, encoded, config)
+        tasks[name] = {"trained": report.to_dict()}
+        totals = totals_of(report)
+        if inputs.judge:
+            judgement = inputs.judge.of(name, task, encoded, background)
+            tasks[name]["trained"][CLIPSCORE] = judgement.to_dict()
+            totals[CLIPSCORE] = judgement.found
+        if candidates:
+            again = measure_task(programs, params, task, encoded, config, candidates)
+            tasks[name][f"first {candidates} re-scored by ITM"] = again.to_dict()
+        if config.evaluation.baselines:
+            pixels = pixel_baseline(inputs.parts["training"], task.captions, 16, background)
+            tasks[name]["most alike pixels"] = pixels.to_dict()
+        if is_first():
+            write_totals(workdir / values_file(name), task.pool.languages, totals)
+            draw_retrieved(task, encoded, background, workdir / f"retrieved_{name}.png")
+    return tasks
+
+
+def _export(
+    config: AlbefConfig, inputs: AlbefInputs, params: Any, results: Results, target: epath.Path
+) -> None:
+    write_aligned(target, of_run(config, params, inputs.tokenizer))
+
+
+ALBEF = Family(
+    objective=Objective(
+        init=_init,
+        carry=lambda config, params: init_carried(config.model, config.loss, params["model"]),
+        loss=_loss,
+        held_out_loss=_held_out_loss,
+    ),
+    prepare=prepare,
+    embed=lambda config: make_programs(config.model),
+    measure=_measure,
+    results=_results,
+    export=_export,
+    columns=COLUMNS,
+    comparison=ALIGNMENT,
+)

@@ -1,0 +1,222 @@
+"""The judge of captions found, and the picture of images found, against the definitions."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.colors import same_color
+from test_vision_retrieval import order_of
+
+from jaxir.config import EncoderConfig
+from jaxir.errors import UserError
+from jaxir.training.workdir import values_file
+from jaxir.vision import albef
+from jaxir.vision.captions import read_captions
+from jaxir.vision.compared import CLIPSCORE, read_measured
+from jaxir.vision.config import (
+    AlbefConfig,
+    AlbefEvaluationConfig,
+    AlbefLossConfig,
+    AlbefModelConfig,
+    CaptionsConfig,
+    DrawnConfig,
+    ImageSource,
+    VitConfig,
+)
+from jaxir.vision.family import ALBEF
+from jaxir.vision.inputs import AlbefInputs, prepare
+from jaxir.vision.judge import NOTHING, Judge, calibration, first_captions, totals_of_captions
+from jaxir.vision.pictures import (
+    CAPTIONS,
+    IMAGES,
+    RIGHT,
+    captions_to_draw,
+    families_for,
+    retrieved,
+    script_of,
+)
+from jaxir.vision.retrieval_pool import Pool
+from jaxir.vision.tasks import Encoded, image_task, make_programs
+
+WHITE = (255, 255, 255)
+CONFIG = AlbefConfig(
+    model=AlbefModelConfig(
+        vit=VitConfig(
+            image_size=16, patch_size=8, hidden_size=8, layers=1, heads=2, intermediate_size=8
+        ),
+        text=EncoderConfig(
+            vocab_size=50, hidden_size=8, layers=2, heads=2, intermediate_size=8, positions=12
+        ),
+        text_layers=1,
+        projection=4,
+        compute_dtype="float32",
+        mask_id=4,
+    ),
+    captions=CaptionsConfig(
+        sources=(ImageSource("drawn", name="drawn", drawn=DrawnConfig(drawings=2)),),
+        image_size=16,
+        max_caption_tokens=8,
+        limit=24,
+    ),
+    loss=AlbefLossConfig(itm=False),
+)
+
+
+class Tokens:
+    """Texts as their lengths."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def lengths_with_frame(self, texts):
+        return np.full(len(texts), 3)
+
+    def padded(self, texts, limit):
+        ids = np.array([[0, 5 + text % 40, 2] for text in texts], np.int32)
+        return ids, np.full(len(ids), 3, np.int32)
+
+
+class Scorer:
+    """Vectors that are a function of what is given, and how often each was asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def image_features(self, images):
+        self.calls.append(len(images))
+        return unit(np.stack([np.asarray(x, np.float64).mean(axis=(0, 1)) - 128 for x in images]))
+
+    def text_features(self, texts):
+        self.calls.append(len(texts))
+        return unit(np.stack([[len(text) - 15, ord(text[0]) % 7, 3] for text in texts]))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def task():
+    captions = read_captions(CONFIG.captions)
+    return image_task(captions, Tokens(captions.collection.texts))
+
+
+@pytest.fixture
+def pool() -> Pool:
+    """Without a caption in the third language; group 11 has no image and 12 no caption."""
+    rng = np.random.default_rng(0)
+    return Pool(
+        ("ar", "en", "th"),
+        image_group=np.concatenate([rng.integers(0, 6, 19), [12]]),
+        caption_group=np.concatenate([rng.integers(0, 6, 29), [11]]),
+        caption_language=rng.integers(0, 2, 30),
+    )
+
+
+def test_each_image_gets_the_first_caption_of_each_language(mesh, pool):
+    rng = np.random.default_rng(1)
+    images, captions = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (20, 30))
+    with jax.set_mesh(mesh):
+        first = first_captions(images, captions, pool)
+    for language in range(2):
+        among = np.flatnonzero(pool.caption_language == language)
+        expected = [order_of(row, among)[0] for row in images @ captions.T]
+        np.testing.assert_array_equal(first[language], expected)
+    assert (first[2] == NOTHING).all()
+
+
+def test_scores_and_calibration_equal_the_definitions(pool):
+    rng = np.random.default_rng(2)
+    images, captions = unit(rng.normal(size=(20, 4))), unit(rng.normal(size=(30, 4)))
+    chosen = np.stack([rng.integers(0, 30, 20), rng.integers(0, 30, 20), np.full(20, NOTHING)])
+    totals = totals_of_captions(chosen, images, captions, pool)
+    score = 2.5 * np.maximum(images.astype(np.float64) @ captions.T, 0)
+    for unit_number, group in enumerate(np.unique(pool.image_group)):
+        rows = np.flatnonzero(pool.image_group == group)
+        for language in range(2):
+            expected = sum(score[row, chosen[language, row]] for row in rows)
+            assert totals.sums[unit_number, language] == pytest.approx(expected)
+            assert totals.counts[unit_number, language] == len(rows)
+    assert not totals.counts[:, 2].any()
+    found = calibration(images, captions, pool)
+    for language, name in enumerate(("ar", "en")):
+        own = pool.caption_language == language
+        right = pool.image_group[:, None] == pool.caption_group[own]
+        assert found[name]["matched"] == pytest.approx(score[:, own][right].mean())
+        assert found[name]["mismatched"] == pytest.approx(score[:, own][~right].mean())
+    assert np.isnan(list(found["th"].values())).all()
+
+
+def test_a_judge_sees_a_task_once_and_prefers_itself(task):
+    scorer = Scorer()
+    judge = Judge(scorer)
+    texts = [task.captions.collection.texts[number] for number in task.texts]
+    pictures = [task.captions.open(number, WHITE) for number in task.images]
+    states = np.zeros((len(pictures), 1, 1), np.float32)
+    same = Encoded(scorer.image_features(pictures), states, scorer.text_features(texts))
+    rng = np.random.default_rng(0)
+    chance = replace(same, images=unit(rng.normal(size=same.images.shape)))
+    scorer.calls.clear()
+    best, other = (judge.of("task", task, one, WHITE) for one in (same, chance))
+    assert scorer.calls == [len(pictures), len(texts)]
+    for language, means in best.calibration.items():
+        number = best.languages.index(language)
+        assert best.found.means()[number] >= max(means["matched"], other.found.means()[number])
+    assert best.found.figure() > other.found.figure()
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_read(tmp_path):
+    evaluation = AlbefEvaluationConfig(judge=str(tmp_path / "judge"))
+    config = replace(CONFIG, evaluation=evaluation, captions=CaptionsConfig(directory="nowhere"))
+    with pytest.raises(UserError, match=r"config.evaluation.judge = .*judge'") as error:
+        prepare(config, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_results_have_the_judgement_and_the_picture(task, tmp_path):
+    """In the report, in the file that points of a sweep are compared by, and beside it."""
+    inputs = AlbefInputs(
+        CONFIG.model, None, None, task.tokens, {}, {"task": task}, {}, Judge(Scorer())
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        albef.abstract_params(CONFIG.model),
+    )
+    programs = make_programs(CONFIG.model)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        tasks = ALBEF.results(CONFIG, inputs, programs, params, mesh, tmp_path)
+    report = json.loads(json.dumps(tasks, allow_nan=False))["task"]["trained"][CLIPSCORE]
+    assert report["by_language"].keys() == report["calibration"].keys() == {*task.pool.languages}
+    measured = read_measured(tmp_path / values_file("task"))
+    totals = {measure.key: totals for measure, totals in measured.totals}
+    assert float(totals[CLIPSCORE].figure()) == pytest.approx(report["mean"])
+    assert (tmp_path / "retrieved_task.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_frames_what_is_right(task):
+    pool = task.pool
+    groups = np.unique(pool.image_group)
+    images = np.eye(len(groups), dtype=np.float32)[np.searchsorted(groups, pool.image_group)]
+    captions = np.eye(len(groups), dtype=np.float32)[np.searchsorted(groups, pool.caption_group)]
+    encoded = Encoded(images, images[:, None], captions)
+    chosen = captions_to_draw(task)
+    assert len(set(pool.caption_language[chosen].tolist())) == len(chosen) == CAPTIONS
+    assert len(set(pool.caption_group[chosen].tolist())) == CAPTIONS
+    axes = np.reshape(retrieved(task, encoded, WHITE).axes, (CAPTIONS, 1 + IMAGES))
+    for row, caption in zip(axes, chosen):
+        right = [same_color(cell.spines["top"].get_edgecolor(), RIGHT) for cell in row[1:]]
+        copies = int((pool.image_group == pool.caption_group[caption]).sum())
+        assert right == [place < copies for place in range(IMAGES)]
+        assert pool.languages[pool.caption_language[caption]] in row[0].texts[0].get_text()
+
+
+def test_scripts_and_fonts():
+    texts = ("Hund", "pes 2", "собака", "σκύλος", "कुत्ता", "狗", "12")
+    scripts = ["LATIN", "LATIN", "CYRILLIC", "GREEK", "DEVANAGARI", "CJK", ""]
+    assert [script_of(text) for text in texts] == scripts
+    assert "DejaVu Sans" in families_for("Hund: σκύλος")
+    assert families_for("\U0001fae8 \U00016a4f") == []  # a face, and a letter of Mro
