@@ -39,12 +39,12 @@ def emoji(split: str, style: str = HELD_OUT_STYLE) -> ImageSource:
 def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
     """Names alone, so that a language's pool has one caption for each emoji."""
     return AlbefConfig(
-        steps=1_500,
-        batch_size=192,
+        steps=4_000,
+        batch_size=128,
         model=AlbefModelConfig(
             vit=VitConfig(
                 image_size=SIZE,
-                patch_size=8,
+                patch_size=16,
                 hidden_size=128,
                 layers=3,
                 heads=4,
@@ -56,7 +56,7 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
                 layers=2,
                 heads=4,
                 intermediate_size=256,
-                positions=26,
+                positions=14,
                 dropout=0.0,
                 attention_dropout=0.0,
                 initializer_range=0.1,
@@ -69,7 +69,7 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
         captions=CaptionsConfig(
             sources=(emoji("train", style),),
             image_size=SIZE,
-            max_caption_tokens=16,
+            max_caption_tokens=12,
             captions_per_language=1,
             augment=AugmentConfig(
                 crop_scale=(0.5, 1.0),
@@ -80,14 +80,14 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
             held_out=0.0,
         ),
         hybrid=HybridConfig(shares=Shares(monolingual=1, cross_lingual=1, multilingual=1)),
-        loss=AlbefLossConfig(momentum_coefficient=0.99, queue=384, ramp_steps=2_000),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
-        checkpoint=CheckpointConfig(every=500),
+        loss=AlbefLossConfig(momentum_coefficient=0.99, queue=256, ramp_steps=2_000),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        checkpoint=CheckpointConfig(every=1_000),
         evaluation=AlbefEvaluationConfig(
             sources=(emoji("held_out_style", style), emoji("held_out_content", style)),
-            every=500,
+            every=1_000,
             images=300,
             baselines=True,
         ),
-        watch=WatchConfig(every=20, tensorboard=False),
+        watch=WatchConfig(every=50, tensorboard=False),
     )

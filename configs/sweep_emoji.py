@@ -8,7 +8,9 @@
 The 15 points of step 1/4 over the shares of monolingual, cross-lingual and multilingual batches,
 and uniform shares, against which the report tests the others. Data and model are those of
 `albef_emoji.py`; every run has the same number of steps of as many images, whatever its shares.
-Figures: see README.
+Trained by the image-text contrast alone, which ranks what the judge is shown: matching and masked
+tokens, which see one caption an image whatever the shares, would take most of the time. Figures:
+see README.
 """
 
 from jaxir.configs import albef_emoji
@@ -23,6 +25,9 @@ def get_config() -> AlbefConfig:
     config.sweep = SweepConfig(
         step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
     )
+    config.steps = 2_500
+    config.loss.itm = config.loss.mlm = config.loss.momentum = False
+    config.evaluation.every = 0
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
     config.watch.export = False

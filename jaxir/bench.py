@@ -21,8 +21,8 @@ on the device, beside the matrix product alone and faiss or torch. --passages, -
 `pipeline`: from the token cache on disk to batches in memory: pairs a second, padded and packed;
 and the padding in batches of MLQA's pairs (--directory).
 
-`table`: looking up tokens, the gradient of the table of their embeddings, and AdamW's update of
-that table by themselves, beside a copy of as many bytes; XLM-R's unless --shape says otherwise.
+`table`: looking up tokens, the gradient of the table of their embeddings, and AdamW's update of it
+by themselves, beside a copy of as many bytes; of XLM-R base's table unless --shape says otherwise.
 
 `albef`: training steps of ALBEF with ITC only, + ITM, + MLM, + momentum, in turns: images and pairs
 a second and the planned peak of memory; and its towers by themselves. --pairs: images in a batch.

@@ -305,7 +305,8 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    # unlike `ascontiguousarray` this leaves a single number without an axis
+    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     try:
         save_file(whole, path, metadata={"format": "pt"})
     except SafetensorError as error:

@@ -2,38 +2,37 @@
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from jaxir.benchmarks.held_out import held_out_set
 from jaxir.benchmarks.run import Benchmark, read_benchmark
-from jaxir.claims import Claims, make_together
-from jaxir.config import Config, ModelConfig, RetrievalEvaluationConfig, validate_shape
+from jaxir.config import (
+    Config,
+    ModelConfig,
+    RetrievalEvaluationConfig,
+    validate_shape,
+)
 from jaxir.data.collection import Collection, read_collection, split_held_out
 from jaxir.data.contamination import drop_overlap
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, tokenize
-from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import Tokens, read_tokens
-from jaxir.errors import UserError
 from jaxir.models.dual_encoder import init_params
-from jaxir.models.hf import HuggingFaceModel, read_model, read_tokenizer
+from jaxir.models.hf import HuggingFaceModel, read_model
 from jaxir.retrieval.retrieval_set import RetrievalSet
-from jaxir.whole_files import as_local, is_remote, path_of, publish
+from jaxir.training.tokenizers import check_fits, shaped_by, tokenizer_of
+from jaxir.whole_files import path_of
 
 logger = logging.getLogger(__name__)
 
 # Another seed for another run must not move texts between training and validation.
 SPLIT_SEED = 0
-# More hardly change its pieces, and cost minutes.
-TOKENIZER_TEXTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -156,23 +155,11 @@ def read_start(
     model, params = config.model, None
     if model.init:
         model, params = _started_from(read_model(model.init), model, config.seed)
-    if model.trained_tokenizer_size:
-        tokenizer = own_tokenizer(model.trained_tokenizer_size, training, workdir)
-    elif model.tokenizer or model.init:
-        tokenizer = read_tokenizer(model.tokenizer or model.init)
-    else:
-        raise UserError(
-            "config.model.tokenizer is empty: name a tokenizer's folder or hub name, "
-            "or set config.model.trained_tokenizer_size"
-        )
-    size, encoder = len(tokenizer), model.encoder
+    tokenizer = tokenizer_of(model, model.init, training, workdir)
+    encoder = model.encoder
     if params is None:
-        encoder = dataclasses.replace(encoder, vocab_size=size, pad_id=tokenizer.pad_token_id)
-    elif size > encoder.vocab_size or tokenizer.pad_token_id != encoder.pad_id:
-        raise UserError(
-            f"config.model.tokenizer = {model.tokenizer!r}: its {size} tokens or its padding do "
-            f"not fit the weights of {model.init}; leave it empty to use theirs"
-        )
+        encoder = shaped_by(tokenizer, encoder)
+    check_fits(tokenizer, encoder, model.tokenizer, model.init)
     return dataclasses.replace(model, encoder=encoder), params, tokenizer
 
 
@@ -196,36 +183,3 @@ def _started_from(
         return dataclasses.replace(model, **shape), found.params
     random = init_params(model, jax.random.key(seed))
     return model, {**random, "encoder": found.params["encoder"]}
-
-
-def own_tokenizer(
-    size: int, training: Collection | None, workdir: epath.Path, with_mask: bool = False
-) -> Any:
-    """Trained once, by one process, then read: resumed runs and other hosts get the same ids.
-
-    Args:
-        size: of its vocabulary.
-        training: whose texts it is trained on; None: it has been.
-        workdir: where it is kept.
-        with_mask: it has a token for those that are to be guessed.
-    """
-    folder = workdir / "tokenizer"
-    whole = folder / "tokenizer.json"
-
-    def make(_: str) -> None:
-        assert training is not None
-        used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
-        used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
-        logger.info("training a tokenizer of %d pieces", size)
-        texts = (training.texts[i] for i in used if i >= 0)
-        tokenizer = train_tokenizer(texts, size, with_mask)
-        near = None if is_remote(workdir) else workdir
-        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=near) as unfinished:
-            tokenizer.save_pretrained(Path(unfinished) / "tokenizer")
-            publish(Path(unfinished) / "tokenizer", folder, whole.name)
-
-    if training is not None and not whole.exists():
-        with Claims(workdir) as claims:
-            make_together({"tokenizer": whole}, make, claims)
-    with as_local(folder) as local:
-        return read_tokenizer(str(local))

@@ -13,8 +13,7 @@ from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
-from jaxir.models.hf import read_tokenizer
-from jaxir.training.inputs import own_tokenizer
+from jaxir.training.tokenizers import check_fits, shaped_by, tokenizer_of
 from jaxir.vision.albef_folder import params_from_folders
 from jaxir.vision.captions import CaptionSet, read_captions, source_name, split_captions
 from jaxir.vision.config import AlbefConfig, AlbefModelConfig
@@ -70,6 +69,7 @@ def prepare(config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
     Raises:
         UserError: names what is wrong in the images, the captions, the weights or the config.
     """
+    _check_queue(config)
     measured = config.evaluation.sources
     judge = load_judge(config.evaluation.judge) if config.evaluation.judge else None
     # in one reading, so that what is depicted has one number, in training and out of it
@@ -82,6 +82,12 @@ def prepare(config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
     report["images_of_part"] = {name: len(np.unique(part.image)) for name, part in parts.items()}
     tasks = {name: image_task(part, tokens) for name, part in parts.items() if name != "training"}
     return AlbefInputs(model, params, tokenizer, tokens, parts, tasks, report, judge)
+
+
+def _check_queue(config: AlbefConfig) -> None:
+    queue, devices = config.loss.queue, jax.device_count()
+    if config.loss.momentum and queue % devices:
+        raise UserError(f"config.loss.queue = {queue}: must be a multiple of the {devices} devices")
 
 
 def _parts(captions: CaptionSet, config: AlbefConfig) -> dict[str, CaptionSet]:
@@ -118,28 +124,20 @@ def read_start(
         UserError: names what is wrong in the weights, the tokenizer or the config.
     """
     model = config.model
-    if model.trained_tokenizer_size:
-        tokenizer = own_tokenizer(model.trained_tokenizer_size, training, workdir, with_mask=True)
-    elif model.tokenizer or model.init_text:
-        tokenizer = read_tokenizer(model.tokenizer or model.init_text)
-    else:
-        raise UserError(
-            "config.model.tokenizer is empty: name a tokenizer's folder or hub name, "
-            "or set config.model.trained_tokenizer_size"
-        )
+    tokenizer = tokenizer_of(model, model.init_text, training, workdir, with_mask=True)
     if tokenizer.mask_token_id is None:
         raise UserError(f"config.model.tokenizer = {model.tokenizer!r}: it has no mask token")
-    size, padding = len(tokenizer), tokenizer.pad_token_id
     params = None
     if not model.init_text:
-        text = dataclasses.replace(model.text, vocab_size=size, pad_id=padding)
-        model = dataclasses.replace(model, text=text)
+        model = dataclasses.replace(model, text=shaped_by(tokenizer, model.text))
     if model.init_text or model.init_vision:
         model, params = params_from_folders(model, jax.random.key(config.seed))
-    if size > model.text.vocab_size or padding != model.text.pad_id:
+    check_fits(tokenizer, model.text, model.tokenizer, model.init_text)
+    tokens, limit = config.captions.max_caption_tokens, model.text.max_tokens
+    if tokens > limit:
         raise UserError(
-            f"config.model.tokenizer = {model.tokenizer!r}: its {size} tokens or its padding do "
-            f"not fit the weights of {model.init_text}; leave it empty to use theirs"
+            f"config.captions.max_caption_tokens = {tokens}: must be from 3 to the {limit} that "
+            f"the model's {model.text.positions} positions have room for"
         )
     special = tuple(sorted(set(tokenizer.all_special_ids)))
     model = dataclasses.replace(model, mask_id=tokenizer.mask_token_id, special_ids=special)

@@ -41,10 +41,8 @@ class Judgement:
         """As a report has it; null where a language has no captions."""
         by_language = dict(zip(self.languages, self.found.means().tolist()))
         report = {"mean": float(self.found.figure()), "by_language": by_language}
-        return {
-            name: plain(value)
-            for name, value in (report | {"calibration": self.calibration}).items()
-        }
+        whole = {name: plain(value) for name, value in report.items()}
+        return whole | {"calibration": plain(self.calibration)}
 
 
 @dataclass(frozen=True, eq=False)
