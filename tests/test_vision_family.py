@@ -32,12 +32,12 @@ from jaxir.training.run import run
 from jaxir.training.sharding import replicate, to_devices
 from jaxir.training.step import compile_step, init_state, make_state
 from jaxir.vision import clipscore, tasks
-from jaxir.vision.aligned import AlignedScorer, read_aligned
 from jaxir.vision.captions import read_captions
 from jaxir.vision.compared import BIAS, IN_LANGUAGE, QUALITY, TO_IMAGE
 from jaxir.vision.config import ImageSource
 from jaxir.vision.family import ALBEF
-from jaxir.vision.inputs import read_start
+from jaxir.vision.start import read_start
+from jaxir.vision.trained import AlignedScorer, read_aligned
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,13 @@ from typing import Any
 import dacite
 import jax
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
 
-from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
 from jaxir.models.hf import read_tokenizer
 from jaxir.models.weights import Weights, put, read_object, save_json, save_tensors
-from jaxir.training.sharding import AXES
-from jaxir.training.trained import is_workdir, newest_params
-from jaxir.training.workdir import read_config
 from jaxir.vision.albef import Params, abstract_params
-from jaxir.vision.augment import centred
 from jaxir.vision.config import AlbefConfig, AlbefModelConfig
-from jaxir.vision.images import open_image
-from jaxir.vision.tasks import encode_captions, encode_pixels, make_programs
-from jaxir.whole_files import as_local, is_remote, path_of, publish, replacing
+from jaxir.whole_files import is_remote, path_of, publish, replacing
 
 KIND = "jaxir-albef"  # in config.json
 
@@ -86,30 +76,6 @@ def is_aligned(folder: Path) -> bool:
         return False
 
 
-def read_aligned(name: str) -> AlignedModel:
-    """Read such a folder, or the workdir of a run: its export, or its best checkpoint so far.
-
-    Raises:
-        UserError: there is no such model, or it is damaged.
-    """
-    if not is_workdir(name):
-        return _read_folder(Path(name))
-    workdir = path_of(name)
-    if (workdir / "export" / "config.json").exists():
-        with as_local(workdir / "export") as folder:
-            return _read_folder(folder)
-    config = read_config(workdir)
-    if not isinstance(config, AlbefConfig):
-        raise UserError(f"{workdir}: a run of {config.task}; one that aligns images is needed here")
-    from jaxir.vision.family import ALBEF  # it writes what is read here
-    from jaxir.vision.inputs import read_start
-
-    model, start, tokenizer = read_start(config, None, workdir)
-    config = dataclasses.replace(config, model=model)
-    params = newest_params(config, workdir, start, ALBEF.objective)
-    return of_run(config, params, tokenizer)
-
-
 def of_run(config: AlbefConfig, params: Params, tokenizer: Any) -> AlignedModel:
     """What a run has trained; its config has the model's true shape."""
     captions = config.captions
@@ -118,7 +84,12 @@ def of_run(config: AlbefConfig, params: Params, tokenizer: Any) -> AlignedModel:
     )
 
 
-def _read_folder(folder: Path) -> AlignedModel:
+def read_folder(folder: Path) -> AlignedModel:
+    """Read what `write_aligned` wrote.
+
+    Raises:
+        UserError: it holds something else, or is damaged.
+    """
     path = folder / "config.json"
     if not is_aligned(folder):
         raise UserError(f"{folder}: no workdir or export of a run that aligns images and captions")
@@ -135,44 +106,3 @@ def _read_folder(folder: Path) -> AlignedModel:
             names = tuple(key.key for key in keys)
             put(params, names, weights.read(".".join(names), leaf.shape))
     return AlignedModel(config, params, read_tokenizer(folder), limit, background)
-
-
-class AlignedScorer:
-    """ALBEF's two towers as what `jaxir.vision.scorer.Scorer` asks for."""
-
-    def __init__(self, model: AlignedModel):
-        self.model, self.programs = model, make_programs(model.config)
-        self.mesh = jax.make_mesh((1, jax.device_count()), AXES)
-
-    def image_features(
-        self, images: Sequence[Image.Image | str | os.PathLike]
-    ) -> Float[np.ndarray, "B E"]:
-        """Unit vectors of images, in RGB or files.
-
-        Raises:
-            UserError: names the file that is no image.
-        """
-        size, background = self.model.config.vit.image_size, self.model.background
-
-        def pixels(chosen: np.ndarray) -> np.ndarray:
-            opened = (
-                image if isinstance(image, Image.Image) else open_image(image, "", background)
-                for image in (images[number] for number in chosen)
-            )
-            return np.stack([np.asarray(centred(image, size)) for image in opened])
-
-        return self._on_mesh(
-            lambda: encode_pixels(self.programs, self.model.params, pixels, len(images))[0]
-        )
-
-    def text_features(self, texts: Sequence[str]) -> Float[np.ndarray, "T E"]:
-        """Unit vectors of texts."""
-        tokens = tokenize(list(texts), self.model.tokenizer)
-        every, limit = np.arange(len(texts)), self.model.max_caption_tokens
-        return self._on_mesh(
-            lambda: encode_captions(self.programs, self.model.params, tokens, every, limit)
-        )
-
-    def _on_mesh(self, encode: Callable[[], np.ndarray]) -> np.ndarray:
-        with jax.set_mesh(self.mesh):
-            return encode()

@@ -1,54 +1,22 @@
 """Runs that train ALBEF: what they are trained by, how they are measured, what they leave."""
 
-import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
-from jaxtyping import Array
 
 from jaxir.retrieval.values import write_totals
-from jaxir.training.family import Family, Metrics, Objective, Results
+from jaxir.training.family import Family, Results
 from jaxir.training.processes import is_first
 from jaxir.training.workdir import values_file
-from jaxir.vision import albef
-from jaxir.vision.albef_step import alpha_at, losses
 from jaxir.vision.aligned import of_run, write_aligned
 from jaxir.vision.compared import ALIGNMENT, CLIPSCORE, COLUMNS, totals_of
 from jaxir.vision.config import AlbefConfig
 from jaxir.vision.inputs import AlbefInputs, prepare
-from jaxir.vision.momentum import init_carried
+from jaxir.vision.objective import ALIGNING
 from jaxir.vision.pictures import draw_retrieved
 from jaxir.vision.pixel_baseline import pixel_baseline
 from jaxir.vision.tasks import Programs, encode_task, make_programs, measure_task
-
-
-def _init(config: AlbefConfig, model_params: Any | None) -> dict[str, Any]:
-    if model_params is None:
-        model_params = albef.init_params(config.model, jax.random.key(config.seed))
-    return {"model": model_params}
-
-
-def _loss(
-    params: Any,
-    carried: dict[str, Any],
-    batch: dict[str, Array],
-    config: AlbefConfig,
-    step: Array,
-    seed: Array,
-) -> tuple[Array, tuple[Metrics, dict[str, Any]]]:
-    alpha = alpha_at(config.loss, step)
-    total, metrics, carried = losses(
-        config.model, config.loss, params["model"], carried, batch, alpha, seed
-    )
-    return total, (metrics, carried)
-
-
-def _held_out_loss(params: Any, batch: dict[str, Array], config: AlbefConfig) -> Array:
-    """Of the batch alone: against one-hot targets, without a queue, with always the same masks."""
-    alone = dataclasses.replace(config.loss, momentum=False)
-    return losses(config.model, alone, params["model"], {}, batch, 0.0, jnp.uint32(0))[0]
 
 
 def _measure(
@@ -102,12 +70,7 @@ def _export(
 
 
 ALBEF = Family(
-    objective=Objective(
-        init=_init,
-        carry=lambda config, params: init_carried(config.model, config.loss, params["model"]),
-        loss=_loss,
-        held_out_loss=_held_out_loss,
-    ),
+    objective=ALIGNING,
     prepare=prepare,
     embed=lambda config: make_programs(config.model),
     measure=_measure,

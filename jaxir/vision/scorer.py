@@ -14,10 +14,11 @@ from PIL import Image
 
 from jaxir.errors import UserError
 from jaxir.training.trained import is_workdir
-from jaxir.vision.aligned import AlignedScorer, is_aligned, read_aligned
+from jaxir.vision.aligned import is_aligned
 from jaxir.vision.clip_model import ClipModel, read_clip
 from jaxir.vision.images import open_image
 from jaxir.vision.pixels import prepare
+from jaxir.vision.trained import AlignedScorer, read_aligned
 
 Picture = Image.Image | str | os.PathLike  # in RGB, or a file
 _PREPARED = 128  # images whose pixels are held at a time
