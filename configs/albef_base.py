@@ -14,11 +14,10 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
-    AlbefModelConfig,
     CaptionsConfig,
     ImageSource,
-    VitConfig,
 )
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 IMAGES, BATCH, EPOCHS = 4_000_000, 512, 30
 EPOCH = IMAGES // BATCH

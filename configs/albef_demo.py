@@ -18,12 +18,11 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
-    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
     ImageSource,
-    VitConfig,
 )
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 SIZE = 64
 

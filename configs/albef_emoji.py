@@ -18,13 +18,12 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
-    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
     EmojiConfig,
     ImageSource,
-    VitConfig,
 )
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 SIZE = 64
 HELD_OUT_STYLE = "openmoji"

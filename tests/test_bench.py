@@ -13,7 +13,7 @@ from jaxir.errors import UserError
 from jaxir.models.dual_encoder import embed, init_params
 from jaxir.speed import alignment, pipeline, report, search, table, timing, training, work
 from jaxir.training.step import matmul_flops
-from jaxir.vision.config import VitConfig
+from jaxir.vision.shapes import VitConfig
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
 

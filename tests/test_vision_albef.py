@@ -25,7 +25,7 @@ from jaxir.vision.albef import (
     text_features,
 )
 from jaxir.vision.albef_step import alpha_at, losses
-from jaxir.vision.config import AlbefLossConfig, AlbefModelConfig, VitConfig, check_albef
+from jaxir.vision.config import AlbefLossConfig, check_albef
 from jaxir.vision.losses import (
     Candidates,
     Side,
@@ -36,6 +36,7 @@ from jaxir.vision.losses import (
 )
 from jaxir.vision.masking import mask_tokens
 from jaxir.vision.momentum import enqueued, init_carried, moved
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 B, E, G, L, S = 16, 6, 24, 9, 8
 GROUP = (np.arange(B) // 2).astype(np.int32)

@@ -10,7 +10,7 @@ import transformers  # noqa: E402
 
 from jaxir.vision.albef import module  # noqa: E402
 from jaxir.vision.albef_folder import params_from_folders  # noqa: E402
-from jaxir.vision.config import AlbefModelConfig, VitConfig  # noqa: E402
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig  # noqa: E402
 
 VOCABULARY, WIDTH, TEXT_LAYERS, LAYERS, SIDE = 60, 24, 1, 3, 16
 TEXTS = {

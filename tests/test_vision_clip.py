@@ -20,8 +20,8 @@ from jaxir.models.hf import read_tokenizer, write_model
 from jaxir.training.sharding import state_shardings
 from jaxir.vision.clip import abstract_params
 from jaxir.vision.clip_model import ClipModel, read_clip, read_clip_tokenizer
-from jaxir.vision.config import CLIP_SHAPES, VitConfig
 from jaxir.vision.pixels import Preprocessing, read_preprocessing
+from jaxir.vision.shapes import CLIP_SHAPES, VitConfig
 from jaxir.vision.vit import VisionTransformer, patches_of, resized_positions
 from jaxir.vision.weights import read_clip_config, read_clip_params, read_vit
 

@@ -19,11 +19,9 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
-    AlbefModelConfig,
     CaptionsConfig,
     DrawnConfig,
     ImageSource,
-    VitConfig,
 )
 from jaxir.vision.family import ALBEF
 from jaxir.vision.inputs import AlbefInputs, prepare
@@ -38,6 +36,7 @@ from jaxir.vision.pictures import (
     script_of,
 )
 from jaxir.vision.retrieval_pool import Pool
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 from jaxir.vision.tasks import Encoded, image_task, make_programs
 
 WHITE = (255, 255, 255)

@@ -12,13 +12,12 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
-    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
     DrawnConfig,
     ImageSource,
-    VitConfig,
 )
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 SIZE, LANGUAGES = 32, ("de", "en", "zh")
 

@@ -16,14 +16,9 @@ from jaxir.data.pipeline import Batch
 from jaxir.speed import timing, work
 from jaxir.training.sharding import make_mesh, to_devices
 from jaxir.training.step import compile_step, make_state
-from jaxir.vision.config import (
-    AlbefConfig,
-    AlbefLossConfig,
-    AlbefModelConfig,
-    CaptionsConfig,
-    VitConfig,
-)
+from jaxir.vision.config import AlbefConfig, AlbefLossConfig, CaptionsConfig
 from jaxir.vision.family import ALBEF
+from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 from jaxir.vision.tasks import make_programs
 
 VITS = {

@@ -20,8 +20,8 @@ from jaxir.errors import UserError
 from jaxir.models.dual_encoder import l2_normalize, matmul_precision
 from jaxir.models.encoder import Encoder, normal, one_text_a_row, with_params
 from jaxir.training.sharding import on_each_device
-from jaxir.vision.config import AlbefModelConfig
 from jaxir.vision.fusion import Fusion, MaskedTokenHead
+from jaxir.vision.shapes import AlbefModelConfig
 from jaxir.vision.vit import VisionTransformer
 
 Params = dict[str, Any]

@@ -15,7 +15,7 @@ from jaxir.models.dual_encoder import Params
 from jaxir.models.hf import local_folder
 from jaxir.models.weights import Weights, put, read_encoder, read_encoder_config, read_leaf
 from jaxir.vision.albef import init_params
-from jaxir.vision.config import AlbefModelConfig
+from jaxir.vision.shapes import AlbefModelConfig
 from jaxir.vision.weights import read_vit
 
 # where transformers keeps the head that predicts masked tokens: dense, LayerNorm, bias

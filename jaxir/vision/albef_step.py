@@ -20,11 +20,12 @@ from jaxir.models.dual_encoder import matmul_precision
 from jaxir.training.losses import clamped_temperature
 from jaxir.training.sharding import on_each_device, split
 from jaxir.vision.albef import Albef, Params, check_length, module
-from jaxir.vision.config import AlbefLossConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefLossConfig
 from jaxir.vision.losses import Candidates, Side, contrast
 from jaxir.vision.masking import Masked, mask_tokens
 from jaxir.vision.momentum import Carried, enqueued, moved
 from jaxir.vision.pairs import Metrics, Numbers, at_masks, pair_losses
+from jaxir.vision.shapes import AlbefModelConfig
 
 # where chance comes in besides `jaxir.vision.pairs`, for seeds that differ
 IMAGE, CAPTION, MASKED, OTHER, MASKS = range(5)

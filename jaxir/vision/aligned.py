@@ -23,7 +23,8 @@ from jaxir.errors import UserError
 from jaxir.models.hf import read_tokenizer
 from jaxir.models.weights import Weights, put, read_object, save_json, save_tensors
 from jaxir.vision.albef import Params, abstract_params
-from jaxir.vision.config import AlbefConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefConfig
+from jaxir.vision.shapes import AlbefModelConfig
 from jaxir.whole_files import is_remote, path_of, publish, replacing
 
 KIND = "jaxir-albef"  # in config.json

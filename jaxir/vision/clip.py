@@ -22,7 +22,7 @@ from jaxir.models.encoder import (
     stacked_layers,
     with_params,
 )
-from jaxir.vision.config import ClipConfig, ClipTextConfig
+from jaxir.vision.shapes import ClipConfig, ClipTextConfig
 from jaxir.vision.vit import VisionTransformer
 
 _LOGIT_SCALE = 2.6592  # log(1 / 0.07)

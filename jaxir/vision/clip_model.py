@@ -21,8 +21,8 @@ from jaxir.models.trained import read_folder
 from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.topk import data_mesh
 from jaxir.vision.clip import embed_images, embed_texts
-from jaxir.vision.config import ClipConfig, ClipTextConfig
 from jaxir.vision.pixels import Preprocessing, read_preprocessing
+from jaxir.vision.shapes import ClipConfig, ClipTextConfig
 from jaxir.vision.weights import read_clip_config, read_clip_params
 
 IMAGES_AT_ONCE = 32  # on a device

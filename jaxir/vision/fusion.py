@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxir.config import EncoderConfig
 from jaxir.models.dropout import fold_each
 from jaxir.models.encoder import Layer, Norm, Places, gelu, normal, run_layers, stacked_layers
-from jaxir.vision.config import FusionConfig
+from jaxir.vision.shapes import FusionConfig
 
 
 class FusionLayer(Layer):

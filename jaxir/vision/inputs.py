@@ -14,9 +14,10 @@ from jaxir.data.hybrid import Hybrid
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
 from jaxir.vision.captions import CaptionSet, read_captions, source_name, split_captions
-from jaxir.vision.config import AlbefConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefConfig
 from jaxir.vision.judge import Judge, load_judge
 from jaxir.vision.loader import CaptionLoader
+from jaxir.vision.shapes import AlbefModelConfig
 from jaxir.vision.start import read_start
 from jaxir.vision.tasks import ImageTask, image_task
 

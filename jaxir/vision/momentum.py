@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxir.errors import UserError
 from jaxir.training.sharding import gather, split
-from jaxir.vision.config import AlbefLossConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefLossConfig
+from jaxir.vision.shapes import AlbefModelConfig
 
 Carried = dict[str, Any]
 EMPTY = -1  # group of a place that holds nothing yet

@@ -13,9 +13,10 @@ from jaxir.models.dropout import fold
 from jaxir.training.losses import fewest_chunks
 from jaxir.training.sharding import gather, in_chunks, on_each_device
 from jaxir.vision.albef import Albef, Params, module
-from jaxir.vision.config import AlbefLossConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefLossConfig
 from jaxir.vision.losses import hard_negatives, match_loss, token_losses
 from jaxir.vision.masking import Masked
+from jaxir.vision.shapes import AlbefModelConfig
 
 # where chance comes in besides `jaxir.vision.albef_step`, for seeds that differ
 NEGATIVE_IMAGE, NEGATIVE_TEXT, FUSED = 5, 6, 7

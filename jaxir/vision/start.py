@@ -10,7 +10,8 @@ from jaxir.data.collection import Collection
 from jaxir.errors import UserError
 from jaxir.training.tokenizers import check_fits, shaped_by, tokenizer_of
 from jaxir.vision.albef_folder import params_from_folders
-from jaxir.vision.config import AlbefConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefConfig
+from jaxir.vision.shapes import AlbefModelConfig
 
 
 def read_start(

@@ -20,10 +20,11 @@ from jaxir.retrieval.encoding import encode, rows_to_devices, tokens_at_once
 from jaxir.training.sharding import on_each_device
 from jaxir.vision import albef
 from jaxir.vision.captions import CaptionSet
-from jaxir.vision.config import AlbefConfig, AlbefModelConfig
+from jaxir.vision.config import AlbefConfig
 from jaxir.vision.loader import pixels_of
 from jaxir.vision.retrieval import ImageTextReport, measure_retrieval
 from jaxir.vision.retrieval_pool import Pool, pool_of
+from jaxir.vision.shapes import AlbefModelConfig
 
 IMAGES_AT_ONCE = 64  # on a device
 PAIRS_AT_ONCE = 256  # on a device

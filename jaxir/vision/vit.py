@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt32
 from jaxir.errors import UserError
 from jaxir.models.dropout import dropout, fold, fold_each
 from jaxir.models.encoder import Norm, Places, normal, run_layers, stacked_layers
-from jaxir.vision.config import VitConfig
+from jaxir.vision.shapes import VitConfig
 
 
 def whole_image(patches: int, seeds: UInt32[Array, "B"] | None) -> Places:

@@ -17,7 +17,7 @@ from jaxir.models.dual_encoder import Params
 from jaxir.models.encoder import ACTIVATIONS
 from jaxir.models.weights import Weights, checked_field, put, read_leaf, read_object
 from jaxir.vision.clip import abstract_params
-from jaxir.vision.config import ClipConfig, ClipTextConfig, VitConfig
+from jaxir.vision.shapes import ClipConfig, ClipTextConfig, VitConfig
 from jaxir.vision.vit import VisionTransformer, patch_kernel, resized_positions
 
 _LEAF = {"kernel": ".weight", "embedding": ".weight", "scale": ".weight", "bias": ".bias"}
