@@ -97,6 +97,7 @@ def test_the_tables_parts_are_right(config):
     np.testing.assert_allclose(update.params["embedding"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_parts_of_albef_are_measured_on_one_state(monkeypatch):
     vit = VitConfig(image_size=16, patch_size=8, hidden_size=8, layers=1, heads=1)
     text = EncoderConfig(

@@ -92,7 +92,13 @@ def _shrunken_albef(config):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+def _slow_if_like_another(name):
+    """Compiling a step of ALBEF takes long, and in small they are all much like the demo's."""
+    slow = name != "albef_demo" and _config(name).task == "albef"
+    return pytest.param(name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("name", map(_slow_if_like_another, NAMES))
 def test_a_shrunken_copy_takes_a_step(name):
     config = copy.deepcopy(_config(name))
     config.batch_size = BATCH
