@@ -5,8 +5,8 @@
 
 The 15 points of step 1/4 over the shares of monolingual, cross-lingual and multilingual batches,
 and uniform shares. Data, model and steps are those of `xquad_r_small.py`; the seeds differ in the
-initial weights and in the order of the rows, never in what is held out. Machine, hours and scores:
-not measured yet.
+initial weights and in the order of the rows, never in what is held out. Two workers on two busy CPU
+cores: 1 h 47 min, 3 GiB each. Scores: README, Studies.
 """
 
 from jaxir.configs import xquad_r_small
