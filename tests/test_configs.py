@@ -98,7 +98,7 @@ def _slow_if_like_another(name):
     return pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
-@pytest.mark.parametrize("name", map(_slow_if_like_another, NAMES))
+@pytest.mark.parametrize("name", list(map(_slow_if_like_another, NAMES)))
 def test_a_shrunken_copy_takes_a_step(name):
     config = copy.deepcopy(_config(name))
     config.batch_size = BATCH
