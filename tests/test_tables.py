@@ -37,6 +37,13 @@ def test_what_is_not_known_is_a_dash(capsys):
     assert " - " in capsys.readouterr().out
 
 
+def test_what_no_run_knows_is_a_dash_and_no_tie(capsys):
+    runs = [_report(0.5, cross_lingual=None), _report(0.6, cross_lingual=None)]
+    ties = print_comparison("task", {"a": runs, "b": runs})
+    assert not [tie for tie in ties if tie.startswith("cross-lingual")]
+    assert " - " in capsys.readouterr().out
+
+
 def test_a_heat_map_of_a_matrix_with_gaps(tmp_path):
     matrix = np.array([[0.5, np.nan], [0.1, 0.9]])
     report = SettingsReport("x", ("de", "en"), 2, 2, {}, {}, {}, {"map": matrix}, {}, None)

@@ -73,11 +73,11 @@ def print_comparison(
         cells = []
         for column, leader in enumerate(leaders):
             mean, span = means[name][column], spans[name][column]
-            cell = f"{_text(mean)} ±{_text(span / 2)}"
+            cell = "-" if np.isnan(mean) else f"{_text(mean)} ±{_text(span / 2)}"
             gap = abs(mean - best[column])
             if name == leader:
                 cell = _bold(cell, True)
-            elif gap <= max(span, spans[leader][column]):
+            elif leader and gap <= max(span, spans[leader][column]):
                 cell += " (tie)"
                 ties.append(f"{columns[column][0]}: {name} ties with {leader}")
             cells.append(cell)
