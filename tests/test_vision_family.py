@@ -273,11 +273,11 @@ def test_a_sweep_with_one_program_and_its_report(finished, tmp_path, monkeypatch
     study = read_study(workdir, None)
     assert [one.key for one in without_languages(study)] == main
     assert [one.language for one in study.measures] == [""] * 4 + [*LANGUAGES] * 2
-    for row, name in enumerate(names):
-        results = json.loads((workdir / name / "results.json").read_text())["tasks"]["new"]
+    for one, figures in zip(study.runs, study.figures):
+        results = json.loads((workdir / one.name / "results.json").read_text())["tasks"]["new"]
         for key in main:
             direction, setting, measure = key.split("/")
-            figure = study.figures[row, study.column(key)]
+            figure = figures[study.column(key)]
             assert figure == pytest.approx(results["trained"][direction][setting][measure])
     pictures = {path.stem for path in (workdir / "report").glob("*.png")}
     assert {"map_image_to_text_monolingual_R_at_1", "languages", "pareto"} <= pictures
