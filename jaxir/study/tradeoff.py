@@ -2,8 +2,8 @@
 
 Dimension key: R runs, P points, K kinds.
 
-Quality is that of the pool of all languages (mAP, of retrievers), bias the logarithm of the rank
-distance (which differs by factors from point to point). The score of a run is
+Quality is measured in the pool of all languages, bias is the logarithm of the rank distance (which
+differs by factors from point to point). The score of a run is
 
     weight * (quality - worst) / (best - worst) + (1 - weight) * (worst - bias) / (worst - best)
 
