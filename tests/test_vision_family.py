@@ -284,7 +284,7 @@ def test_a_sweep_with_one_program_and_its_report(finished, tmp_path, monkeypatch
     page = (workdir / "report/report.html").read_text()
     assert "48 images, 144 captions" in page
     assert "image-to-text R@1" in page
-    assert "mAP" not in page
+    assert "mAP" not in re.sub(r"base64,[^\"]*", "", page)
 
 
 def _albef_source(name, **changes):
