@@ -3,7 +3,7 @@
     python -m jaxir.train --config albef_demo.py
 
 One to three equal shapes of one colour in one place, told in eight languages; a fifth of the 540
-combinations are only measured on. On two CPU cores: see README.
+combinations are only measured on. On two busy CPU cores: 10 minutes. Expected: see README.
 """
 
 from jaxir.config import (
