@@ -317,13 +317,7 @@ class Config(RunConfig):
             encoder.heads,
             f"a divisor of hidden_size = {encoder.hidden_size}",
         )
-        require(
-            loss.min_temperature <= loss.temperature <= loss.max_temperature,
-            "loss.temperature",
-            loss.temperature,
-            f"from min_temperature = {loss.min_temperature} "
-            f"to max_temperature = {loss.max_temperature}",
-        )
+        require_temperature(loss)
         for source in self.data.sources:
             require(source.skip >= 0, f"data.sources[{source.path}].skip", source.skip, "0 or more")
 
@@ -388,6 +382,13 @@ def require(holds: bool, name: str, value: object, bound: str) -> None:
     """Raise a `UserError` that names the field, its value and the bound, unless that holds."""
     if not holds:
         raise UserError(f"config.{name} = {value!r}: must be {bound}")
+
+
+def require_temperature(loss: TemperatureConfig) -> None:
+    """Raise a `UserError` unless the temperature lies within its clamp."""
+    low, high = loss.min_temperature, loss.max_temperature
+    bound = f"from min_temperature = {low} to max_temperature = {high}"
+    require(low <= loss.temperature <= high, "loss.temperature", loss.temperature, bound)
 
 
 def check_fields(config: object, bounds: Bounds) -> None:

@@ -11,6 +11,7 @@ from jaxir.config import (
     TemperatureConfig,
     check_fields,
     require,
+    require_temperature,
 )
 from jaxir.vision.shapes import AlbefModelConfig
 
@@ -176,10 +177,9 @@ def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
 def _check_loss(loss: AlbefLossConfig) -> None:
     any_loss = loss.itc or loss.itm or loss.mlm
     require(any_loss, "loss.itc", loss.itc, "on, since itm and mlm are off as well")
-    low, high = loss.min_temperature, loss.max_temperature
+    low = loss.min_temperature
     require(low > 0, "loss.min_temperature", low, "positive")
-    bound = f"from min_temperature = {low} to max_temperature = {high}"
-    require(low <= loss.temperature <= high, "loss.temperature", loss.temperature, bound)
+    require_temperature(loss)
     for name in ("momentum_coefficient", "alpha"):
         share = getattr(loss, name)
         require(0 <= share <= 1, f"loss.{name}", share, "from 0 to 1")
@@ -232,14 +232,9 @@ class AlbefConfig(RunConfig):
         require(not rounded, "scale.gradient_dtype", scale.gradient_dtype, bound)
         at_once = scale.texts_at_once
         require(not at_once, "scale.texts_at_once", at_once, "0: ITM needs whole batches")
-        bounds = Bounds(
-            not_negative=(
-                *("model.trained_tokenizer_size", "loss.ramp_steps"),
-                *("evaluation.images", "evaluation.candidates"),
-            )
-        )
-        check_fields(self, bounds)
-        names = [source.name for source in self.evaluation.sources]
-        for name in names:
-            fine = bool(name) and names.count(name) == 1
+        names = ("model.trained_tokenizer_size", "evaluation.images", "evaluation.candidates")
+        check_fields(self, Bounds(not_negative=names))
+        sources = [source.name for source in self.evaluation.sources]
+        for name in sources:
+            fine = bool(name) and sources.count(name) == 1
             require(fine, "evaluation.sources", name, "sources with names, each another")

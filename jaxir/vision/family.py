@@ -55,7 +55,7 @@ def _results(
             again = measure_task(programs, params, task, encoded, config, candidates)
             tasks[name][f"first {candidates} re-scored by ITM"] = again.to_dict()
         if config.evaluation.baselines:
-            pixels = pixel_baseline(inputs.parts["training"], task.captions, 16, background)
+            pixels = pixel_baseline(inputs.parts["training"], task.captions, background=background)
             tasks[name]["most alike pixels"] = pixels.to_dict()
         if is_first():
             write_totals(workdir / values_file(name), task.pool.languages, totals)

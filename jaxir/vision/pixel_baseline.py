@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from jaxir.vision.captioned import decoded
 from jaxir.vision.captions import CaptionSet
 from jaxir.vision.images import WHITE, Color
 from jaxir.vision.retrieval import ImageTextReport, measure_scores
@@ -119,6 +118,6 @@ def _decoded(
 ) -> UInt8[np.ndarray, "I S S 3"]:
     found = []
     for number in images.tolist():
-        image = decoded(captions.contents[number], captions.places[number], background)
+        image = captions.open(number, background)
         found.append(np.asarray(image.resize((side, side), Image.Resampling.BOX)))
     return np.stack(found)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxir.data.tokens import Tokens
 from jaxir.models.dual_encoder import matmul_precision
 from jaxir.retrieval.encoding import encode, rows_to_devices, tokens_at_once
-from jaxir.training.sharding import on_each_device
+from jaxir.training.sharding import gather, on_each_device
 from jaxir.vision import albef
 from jaxir.vision.captions import CaptionSet
 from jaxir.vision.config import AlbefConfig
@@ -70,7 +70,7 @@ def make_programs(config: AlbefModelConfig) -> Programs:
 
     @jax.jit
     def text(params: Any, ids: Array, lengths: Array) -> Array:
-        return _whole(albef.text_features(config, params, ids, lengths))
+        return gather(albef.text_features(config, params, ids, lengths))
 
     def see(params: Any, pixels: Array, _: None) -> tuple[Array, Array]:
         model = albef.module(config, params)
@@ -81,19 +81,13 @@ def make_programs(config: AlbefModelConfig) -> Programs:
     def image(params: Any, pixels: Array) -> tuple[Array, Array]:
         with matmul_precision(config.compute_dtype):
             vectors, states = on_each_device(see, params, pixels)
-        return _whole(vectors), _whole(states.astype(jnp.float32))
+        return gather(vectors), gather(states.astype(jnp.float32))
 
     @jax.jit
     def match(params: Any, states: Array, ids: Array, lengths: Array) -> Array:
-        return _whole(albef.match_scores(config, params, states, ids, lengths))
+        return gather(albef.match_scores(config, params, states, ids, lengths))
 
     return Programs(config, text, image, match)
-
-
-def _whole(array: Array) -> Array:
-    if jax.sharding.get_abstract_mesh().empty:
-        return array
-    return jax.reshard(array, jax.sharding.PartitionSpec())
 
 
 @dataclass(frozen=True, eq=False)
