@@ -47,7 +47,7 @@ def get_config() -> AlbefConfig:
                 layers=4,
                 heads=4,
                 intermediate_size=256,
-                positions=34,
+                positions=14,
                 dropout=0.0,
                 attention_dropout=0.0,
                 initializer_range=0.1,
@@ -55,12 +55,13 @@ def get_config() -> AlbefConfig:
             text_layers=2,
             projection=64,
             compute_dtype="float32",
-            trained_tokenizer_size=600,
+            trained_tokenizer_size=1_000,
+            trained_tokenizer_kind="bpe",
         ),
         captions=CaptionsConfig(
             sources=(ImageSource("drawn", name="drawn"),),
             image_size=SIZE,
-            max_caption_tokens=24,
+            max_caption_tokens=12,
             augment=AugmentConfig(
                 crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False, randaugment_operations=0
             ),

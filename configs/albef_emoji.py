@@ -63,7 +63,8 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
             text_layers=1,
             projection=128,
             compute_dtype="float32",
-            trained_tokenizer_size=6_000,
+            trained_tokenizer_size=12_000,
+            trained_tokenizer_kind="bpe",
         ),
         captions=CaptionsConfig(
             sources=(emoji("train", style),),

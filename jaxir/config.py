@@ -15,6 +15,7 @@ from jaxir.errors import UserError
 ARCHITECTURES = ("xlm-roberta", "xlm-roberta-xl", "bert")
 POOLINGS = ("cls", "mean")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+TOKENIZER_KINDS = ("unigram", "bpe")
 REMATS = ("none", "products", "layers")  # nothing; all but matrix products; whole layers
 BENCHMARKS = ("", "cldr", "xquad_r", "mlqa_r")
 PASSAGE_UNITS = ("paragraph", "sentence", "sentence_with_paragraph")
@@ -81,6 +82,7 @@ class ModelConfig(DualEncoderConfig):
     init: str = ""  # folder or hub name to start from (decides the shape); "": random weights
     tokenizer: str = ""  # folder, vocab.txt or hub name; "": the one of `init`
     trained_tokenizer_size: int = 0  # train a tokenizer of that many pieces on the training texts
+    trained_tokenizer_kind: str = "unigram"  # or "bpe": whole words of a small vocabulary
     query_prefix: str = "Query: "
     passage_prefix: str = "Passage: "
     max_query_tokens: int = 64  # with the special tokens; longer texts are cut
@@ -341,9 +343,11 @@ RUN_BOUNDS = Bounds(
     not_negative=(
         *("seed", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"),
         *("optimizer.final_learning_rate", "evaluation.every", "scale.texts_at_once"),
+        "model.trained_tokenizer_size",
     ),
     under_one=("optimizer.beta1", "optimizer.beta2"),
     choices={
+        "model.trained_tokenizer_kind": TOKENIZER_KINDS,
         "scale.gradient_dtype": ("float32", "bfloat16"),
         "hybrid.language_weights": ("uniform", "size", "temperature"),
         "hybrid.pair_per": ("row", "batch"),
@@ -358,8 +362,7 @@ RETRIEVAL_BOUNDS = Bounds(
         *("loss.temperature", "loss.min_temperature"),
     ),
     not_negative=(
-        *("model.dense", "model.projection", "model.trained_tokenizer_size"),
-        *("model.encoder.layers", "model.row_tokens"),
+        *("model.dense", "model.projection", "model.encoder.layers", "model.row_tokens"),
         *("data.held_out_limit", "data.hard_negatives", "data.limit"),
         *("evaluation.queries", "evaluation.batch_tokens"),
     ),

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from jaxir.config import TOKENIZER_KINDS
 from jaxir.data import tokens as tokens_module
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import read_tokens
@@ -57,6 +58,27 @@ def test_a_wordpiece_tokenizers_ids_too(tmp_path):
     expected = _own(tokenizer, texts, 8)
     assert [row[:n].tolist() for row, n in zip(ids, lengths)] == expected
     assert tokenizer.unk_token_id not in ids[0]  # the oracle is not blind
+
+
+def test_few_words_are_whole_pieces_of_bpe_and_spelled_by_unigram():
+    words = ["two", "red", "circles", "at", "the", "bottom", "right"]
+    texts = [f"{a} {b}" for a in words for b in words]
+    pieces = {
+        kind: train_tokenizer(texts, 300, kind=kind).tokenize(" ".join(words))
+        for kind in ("bpe", "unigram")
+    }
+    assert pieces["bpe"] == [f"▁{word}" for word in words]
+    assert len(pieces["unigram"]) > 2 * len(words)
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_every_kind_has_the_frame_of_xlm_r(kind):
+    tokenizer = train_tokenizer(TEXTS * 3, 200, with_mask=True, kind=kind)
+    special = tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    assert special == [0, 1, 2, 3, 4]
+    ids = tokenizer("What is ☃ the capital?")["input_ids"]
+    assert (ids[0], ids[-1], ids.count(3)) == (0, 2, 1)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "What is  the capital?"
 
 
 def test_only_missing_texts_are_tokenized(tokenizer, tmp_path, monkeypatch):

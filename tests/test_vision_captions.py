@@ -18,7 +18,7 @@ from jaxir.data.pipeline import batches, tokens_of
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
-from jaxir.vision.captioned import Checks
+from jaxir.vision.captioned import Checks, DecodedImages
 from jaxir.vision.captions import read_captions, split_captions
 from jaxir.vision.config import AugmentConfig, CaptionsConfig, ImageSource, validate_captions
 from jaxir.vision.images import MAX_BYTES
@@ -324,6 +324,35 @@ def test_images_that_are_not_decoded_first_are_named_later(tmp_path):
         pixels_of(captions, [0], CaptionsConfig())
 
 
+def test_as_many_images_stay_decoded_as_their_memory_holds():
+    kept, made = DecodedImages(most_bytes=4 * 10 * 10 + 4 * 5 * 5 + 7), []
+
+    def get(number, side, background=(0, 0, 0)):
+        def decode():
+            made.append((number, background))
+            return Image.new("RGB", (side, side), background)
+
+        assert kept.get((number, background), decode).getpixel((0, 0)) == background
+
+    white = (255, 255, 255)
+    for _ in range(2):
+        get(0, 10)
+        get(1, 10)  # does not fit
+        get(2, 5)  # does
+        get(2, 1, white)  # is another image, for which 7 bytes are enough
+        get(3, 1)
+    assert [number for number, _ in made] == [0, 1, 2, 2, 3, 1, 3]
+
+
+def test_an_image_is_decoded_once_for_training_and_evaluation(tmp_path):
+    source = folder(tmp_path, [A])
+    captions = read(tmp_path, source, decode_first=False)
+    first = pixels_of(captions, [0], CaptionsConfig(image_size=15))
+    (tmp_path / "images" / "a.png").unlink()
+    for part in (captions, captions.take(np.array([0]))):
+        np.testing.assert_array_equal(pixels_of(part, [0], CaptionsConfig(image_size=15)), first)
+
+
 @pytest.mark.parametrize(
     ("members", "message", "reason"),
     [
@@ -520,7 +549,8 @@ def test_the_global_batch_does_not_depend_on_the_processes(loader, processes):
 def test_an_image_changes_with_step_row_and_seed_alone(styles, loader):
     captions, config, _ = styles
     config = dataclasses.replace(config, augment=AugmentConfig())
-    alike = dataclasses.replace(captions, contents=[noise()] * len(captions.contents))
+    same = [noise()] * len(captions.contents)
+    alike = dataclasses.replace(captions, contents=same, decoded=DecodedImages(0))
     loader = dataclasses.replace(loader, captions=alike, config=config)
     first, again, next_step = loader.batch(4), loader.batch(4), loader.batch(5)
     np.testing.assert_array_equal(first["pixels"], again["pixels"])
@@ -561,7 +591,8 @@ def test_tf_data_yields_the_steps_in_order_with_every_dtype_and_width(loader):
 
 
 def test_an_image_that_breaks_later_stops_the_run_with_its_name(loader):
-    captions = dataclasses.replace(loader.captions, contents=list(loader.captions.contents))
+    contents = list(loader.captions.contents)
+    captions = dataclasses.replace(loader.captions, contents=contents, decoded=DecodedImages(0))
     broken = int(captions.image[loader.hybrid.batch(2).groups[3]])
     captions.contents[broken] = b"broken"
     loader = dataclasses.replace(loader, captions=captions)

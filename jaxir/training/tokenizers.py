@@ -28,6 +28,7 @@ class NamesTokenizer(Protocol):
 
     tokenizer: str
     trained_tokenizer_size: int
+    trained_tokenizer_kind: str
 
 
 def tokenizer_of(
@@ -50,7 +51,7 @@ def tokenizer_of(
         UserError: none is named, or it cannot be read.
     """
     if model.trained_tokenizer_size:
-        return _own_tokenizer(model.trained_tokenizer_size, training, workdir, with_mask)
+        return _own_tokenizer(model, training, workdir, with_mask)
     if model.tokenizer or init:
         return read_tokenizer(model.tokenizer or init)
     raise UserError(
@@ -74,12 +75,12 @@ def check_fits(tokenizer: Any, encoder: EncoderConfig, name: str, init: str) -> 
 
 
 def _own_tokenizer(
-    size: int, training: Collection | None, workdir: epath.Path, with_mask: bool = False
+    model: NamesTokenizer, training: Collection | None, workdir: epath.Path, with_mask: bool = False
 ) -> Any:
     """Trained once, by one process, then read: resumed runs and other hosts get the same ids.
 
     Args:
-        size: of its vocabulary.
+        model: how large it becomes, and of which kind.
         training: whose texts it is trained on; None: it has been.
         workdir: where it is kept.
         with_mask: it has a token for those that are to be guessed.
@@ -91,9 +92,10 @@ def _own_tokenizer(
         assert training is not None
         used = np.unique(np.concatenate([training.query.reshape(-1), training.passage.reshape(-1)]))
         used = used[:: max(1, len(used) // TOKENIZER_TEXTS)]
+        size, kind = model.trained_tokenizer_size, model.trained_tokenizer_kind
         logger.info("training a tokenizer of %d pieces", size)
         texts = (training.texts[i] for i in used if i >= 0)
-        tokenizer = train_tokenizer(texts, size, with_mask)
+        tokenizer = train_tokenizer(texts, size, with_mask, kind)
         near = None if is_remote(workdir) else workdir
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=near) as unfinished:
             tokenizer.save_pretrained(Path(unfinished) / "tokenizer")

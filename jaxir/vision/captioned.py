@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 LOGGED_BAD = 20  # of each reason
+PIXEL_BYTES = 4  # of an image in RGB, as Pillow holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +112,21 @@ def decoded(content: ImageContent, where: str, background: Color) -> Image.Image
         return content()
     data = content.read(where) if isinstance(content, StoredImage) else content
     return open_image(data, where, background)
+
+
+class DecodedImages:
+    """Images in RGB that need not be decoded again, as many as the memory for them holds."""
+
+    def __init__(self, most_bytes: int):
+        self._left = most_bytes
+        self._images: dict[tuple[int, Color], Image.Image] = {}
+
+    def get(self, key: tuple[int, Color], decode: Callable[[], Image.Image]) -> Image.Image:
+        """The image with that number and background; nobody may change it."""
+        image = self._images.get(key)
+        if image is None:
+            image = decode()
+            size = image.width * image.height * PIXEL_BYTES
+            if size <= self._left and self._images.setdefault(key, image) is image:
+                self._left -= size
+        return image

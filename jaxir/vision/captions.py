@@ -24,7 +24,7 @@ from PIL import Image
 from jaxir.data.collection import Collection, held_out_groups, take_groups
 from jaxir.errors import UserError
 from jaxir.vision.caption_checks import Kept, checked_captions, that_decode
-from jaxir.vision.captioned import CaptionedImage, Checks, ImageContent, decoded
+from jaxir.vision.captioned import CaptionedImage, Checks, DecodedImages, ImageContent, decoded
 from jaxir.vision.config import CaptionsConfig, ImageSource
 from jaxir.vision.images import Color
 from jaxir.vision.sources import READERS
@@ -44,6 +44,7 @@ class CaptionSet:
     names: Sequence[str]  # I, distinct: name within the source, after "source:"
     source_of: Sequence[str]  # I: name of the `ImageSource` that it was read from
     depicted: Sequence[str]  # what the clusters are of: a group's or an image's name
+    decoded: DecodedImages
 
     def open(self, number: int, background: Color) -> Image.Image:
         """An image in RGB.
@@ -51,7 +52,10 @@ class CaptionSet:
         Raises:
             UserError: names the place of one that cannot be decoded.
         """
-        return decoded(self.contents[number], self.places[number], background)
+        return self.decoded.get(
+            (number, background),
+            lambda: decoded(self.contents[number], self.places[number], background),
+        )
 
     def take(self, groups: Int[np.ndarray, "K"]) -> "CaptionSet":
         """Some groups, in the given order; images, texts and clusters keep their numbers."""
@@ -106,7 +110,7 @@ def read_captions(config: CaptionsConfig) -> CaptionSet:
         if len(reading.contents) == before:
             left_out = f" (left out: {dict(checks.counts)})" if checks.counts else ""
             raise UserError(f"source {source_name(source)}: no images with captions{left_out}")
-    return _collect(reading, checks.counts)
+    return _collect(reading, checks.counts, config.decoded_mib << 20)
 
 
 def source_name(source: ImageSource) -> str:
@@ -167,7 +171,7 @@ def _add(
                     column.append(value)
 
 
-def _collect(reading: _Reading, left_out: Counter[str]) -> CaptionSet:
+def _collect(reading: _Reading, left_out: Counter[str], decoded_bytes: int) -> CaptionSet:
     image, cluster, source = (np.array(column, np.int32) for column in reading.groups)
     group, code, text = (np.array(column, np.int32) for column in reading.captions)
     languages = tuple(sorted(reading.languages))
@@ -199,6 +203,7 @@ def _collect(reading: _Reading, left_out: Counter[str]) -> CaptionSet:
         list(reading.names),
         reading.source_of,
         list(reading.depicted),
+        DecodedImages(decoded_bytes),
     )
 
 

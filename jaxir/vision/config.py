@@ -82,6 +82,7 @@ class CaptionsConfig:
     held_out_sources: tuple[str, ...] = ()  # wholly kept from training, e.g. a drawing style
     limit: int = 0  # read at most that many images a source; 0: all
     decode_first: bool = True  # decode every image once before training, so that none stops it
+    decoded_mib: int = 512  # of decoded images are kept, so that few are decoded only once
     skip_bad: bool = False  # leave bad images and captions out, and count them
 
 
@@ -114,7 +115,7 @@ def validate_captions(config: CaptionsConfig, name: str = "data") -> None:
         check(good, field_name, "three whole numbers from 0 to 255")
     check(config.max_caption_tokens >= 3, "max_caption_tokens", "3 or more")
     check(0 <= config.held_out < 1, "held_out", "at least 0 and under 1")
-    for field_name in ("captions_per_language", "held_out_limit", "limit"):
+    for field_name in ("captions_per_language", "held_out_limit", "limit", "decoded_mib"):
         check(getattr(config, field_name) >= 0, field_name, "0 or more")
 
 
@@ -232,7 +233,7 @@ class AlbefConfig(RunConfig):
         require(not rounded, "scale.gradient_dtype", scale.gradient_dtype, bound)
         at_once = scale.texts_at_once
         require(not at_once, "scale.texts_at_once", at_once, "0: ITM needs whole batches")
-        names = ("model.trained_tokenizer_size", "evaluation.images", "evaluation.candidates")
+        names = ("evaluation.images", "evaluation.candidates")
         check_fields(self, Bounds(not_negative=names))
         sources = [source.name for source in self.evaluation.sources]
         for name in sources:

@@ -35,7 +35,8 @@ FIELDS: dict[str, type] = {
     "other_lengths": np.int32,  # B; 0 without another caption
 }
 # Pillow decodes and resizes without Python's lock
-_threads = ThreadPoolExecutor(os.cpu_count(), "images")
+THREADS = os.cpu_count() or 1
+_threads = ThreadPoolExecutor(THREADS, "images")
 
 
 def _stacked(
@@ -44,10 +45,11 @@ def _stacked(
     """The pixels of some images that threads make side by side."""
     pixels = np.empty((count, size, size, 3), np.uint8)
 
-    def fill(place: int) -> None:
-        pixels[place] = np.asarray(make(place))
+    def fill(places: np.ndarray) -> None:
+        for place in places.tolist():
+            pixels[place] = np.asarray(make(place))
 
-    for _ in _threads.map(fill, range(count)):  # raises what a thread raised
+    for _ in _threads.map(fill, np.array_split(np.arange(count), THREADS)):  # raises what it raised
         pass
     return pixels
 

@@ -108,6 +108,7 @@ class AlbefModelConfig:
     init_text: str = ""  # the same of XLM-R or BERT; both decide the shape
     tokenizer: str = ""  # folder, vocab.txt or hub name; "": the one of `init_text`
     trained_tokenizer_size: int = 0  # train a tokenizer of that many pieces on the captions
+    trained_tokenizer_kind: str = "unigram"  # or "bpe": whole words of a small vocabulary
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     mask_id: int = 250_001  # the token that stands for a masked one
