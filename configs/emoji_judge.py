@@ -5,9 +5,9 @@
         --config.evaluation.judge=JUDGE
 
 It sees another split of the emoji than the models that it judges, by another seed, and all four
-styles: a judge should know what an OpenMoji shows, and the models never see it. It is trained by
-the image-text contrast alone, on all kinds of batches in equal shares, and then frozen. Of what the
-models do not know, it knows four in five: the fifth it was not trained on is its own measure.
+styles: a judge should know what an OpenMoji shows, and the models never see it. It is trained on
+all kinds of batches in equal shares, and then frozen. Of what the models do not know, it knows four
+in five: the fifth it was not trained on is its own measure.
 """
 
 from jaxir.configs import albef_emoji
@@ -24,12 +24,11 @@ def _emoji(split: str) -> ImageSource:
 
 
 def get_config() -> AlbefConfig:
-    """As the judged, without what only their re-scoring needs."""
+    """As the judged, but for the split and the shares."""
     config = albef_emoji.get_config()
     config.seed = SEED
     config.captions.sources = (_emoji("train"),)
     config.evaluation.sources = (_emoji("held_out_content"),)
     config.hybrid.shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
-    config.loss.itm = config.loss.mlm = config.loss.momentum = False
     config.evaluation.baselines = False
     return config

@@ -1,16 +1,14 @@
-"""The ratio question for images and texts: ALBEF on emoji at 16 points of the simplex, three seeds.
+"""The ratio question for images and texts: ALBEF on emoji at 11 points of the simplex, three seeds.
 
     python -m jaxir.train --config emoji_judge.py --workdir JUDGE --config.captions.directory=DATA
     python -m jaxir.sweep --config sweep_emoji.py --workdir DIR --config.captions.directory=DATA \\
         --config.evaluation.judge=JUDGE
     python -m jaxir.sweep report DIR
 
-The 15 points of step 1/4 over the shares of monolingual, cross-lingual and multilingual batches,
-and uniform shares, against which the report tests the others. Data and model are those of
-`albef_emoji.py`; every run has the same number of steps of as many images, whatever its shares.
-Trained by the image-text contrast alone, which ranks what the judge is shown: matching and masked
-tokens, which see one caption an image whatever the shares, would take most of the time. Figures:
-see README.
+The 10 points of step 1/3 over the shares of monolingual, cross-lingual and multilingual batches,
+and half and half. Uniform shares are one of them, against which the report tests the others. Data
+and model are those of `albef_emoji.py`; every run has the same number of steps of as many images,
+whatever its shares. Figures: see README.
 """
 
 from jaxir.configs import albef_emoji
@@ -20,13 +18,12 @@ from jaxir.vision.config import AlbefConfig
 
 
 def get_config() -> AlbefConfig:
-    """48 runs, of each of which the last checkpoint is kept."""
+    """33 runs, of each of which the last checkpoint is kept."""
     config = albef_emoji.get_config()
     config.sweep = SweepConfig(
-        step=0.25, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
+        step=1 / 3, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
     )
-    config.steps = 2_500
-    config.loss.itm = config.loss.mlm = config.loss.momentum = False
+    config.steps = 1_000
     config.evaluation.every = 0
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
