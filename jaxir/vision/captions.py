@@ -62,12 +62,6 @@ class CaptionSet:
         taken = take_groups(self.collection, groups)
         return replace(self, collection=taken, image=self.image[groups])
 
-    def of(self, collection: Collection) -> "CaptionSet":
-        """The part that a collection is of, which was taken from this set's."""
-        number = dict(zip(self.collection.ids, self.image.tolist(), strict=True))
-        image = np.array([number[name] for name in collection.ids], np.int32)
-        return replace(self, collection=collection, image=image)
-
 
 class Parts(NamedTuple):
     """A captioned image set, split."""

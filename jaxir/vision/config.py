@@ -4,6 +4,7 @@ import operator
 from dataclasses import dataclass, field
 
 from jaxir.config import (
+    COMPUTE_DTYPES,
     REMATS,
     Bounds,
     EvaluationConfig,
@@ -140,8 +141,22 @@ class AlbefLossConfig(TemperatureConfig):
     text_text: float = 1.0  # weight of the contrast between two captions of an image
 
 
-def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
-    """Check what can be judged without weights, data or devices.
+ALBEF_BOUNDS = Bounds(
+    positive=("model.projection", "loss.min_temperature", "loss.queue"),
+    not_negative=(
+        *("loss.ramp_steps", "loss.text_text"),
+        *("evaluation.images", "evaluation.candidates"),
+    ),
+    choices={
+        "model.text.architecture": ("xlm-roberta", "bert"),
+        "model.compute_dtype": COMPUTE_DTYPES,
+        "model.remat": REMATS,
+    },
+)
+
+
+def _check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
+    """Check how values fit each other.
 
     Raises:
         UserError: names the field, its value and the bound it breaks.
@@ -149,10 +164,6 @@ def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
     text, vit = model.text, model.vit
     inner = f"from 1 to text.layers - 1 = {text.layers - 1}"
     require(0 < model.text_layers < text.layers, "model.text_layers", model.text_layers, inner)
-    kinds = ("xlm-roberta", "bert")
-    require(
-        text.architecture in kinds, "model.text.architecture", text.architecture, " or ".join(kinds)
-    )
     for name, shape in (("text", text), ("vit", vit)):
         divides = shape.heads > 0 and shape.hidden_size % shape.heads == 0
         bound = f"a divisor of hidden_size = {shape.hidden_size}"
@@ -160,11 +171,6 @@ def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
     patches = vit.patch_size > 0 and vit.image_size % vit.patch_size == 0
     bound = f"a divisor of image_size = {vit.image_size}"
     require(patches, "model.vit.patch_size", vit.patch_size, bound)
-    require(model.projection > 0, "model.projection", model.projection, "positive")
-    dtypes = ("float32", "bfloat16")
-    known = model.compute_dtype in dtypes
-    require(known, "model.compute_dtype", model.compute_dtype, " or ".join(dtypes))
-    require(model.remat in REMATS, "model.remat", model.remat, " or ".join(REMATS))
     require(min(model.image_std) > 0, "model.image_std", model.image_std, "positive")
     bound = f"from 0 to vocab_size - 1 = {text.vocab_size - 1}"
     for name, token in (
@@ -178,17 +184,11 @@ def check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
 def _check_loss(loss: AlbefLossConfig) -> None:
     any_loss = loss.itc or loss.itm or loss.mlm
     require(any_loss, "loss.itc", loss.itc, "on, since itm and mlm are off as well")
-    low = loss.min_temperature
-    require(low > 0, "loss.min_temperature", low, "positive")
     require_temperature(loss)
     for name in ("momentum_coefficient", "alpha"):
         share = getattr(loss, name)
         require(0 <= share <= 1, f"loss.{name}", share, "from 0 to 1")
     require(0 < loss.mask_share < 1, "loss.mask_share", loss.mask_share, "over 0 and under 1")
-    require(loss.queue > 0, "loss.queue", loss.queue, "positive; momentum = False needs none")
-    for name in ("ramp_steps", "text_text"):
-        value = getattr(loss, name)
-        require(0 <= value < float("inf"), f"loss.{name}", value, "0 or more")
 
 
 @dataclass
@@ -220,7 +220,8 @@ class AlbefConfig(RunConfig):
     def validate(self) -> None:
         """As every run's, and what images add to it."""
         super().validate()
-        check_albef(self.model, self.loss)
+        check_fields(self, ALBEF_BOUNDS)
+        _check_albef(self.model, self.loss)
         validate_captions(self.captions, "captions")
         size, seen = self.captions.image_size, self.model.vit.image_size
         require(size == seen, "captions.image_size", size, f"model.vit.image_size = {seen}")
@@ -233,8 +234,6 @@ class AlbefConfig(RunConfig):
         require(not rounded, "scale.gradient_dtype", scale.gradient_dtype, bound)
         at_once = scale.texts_at_once
         require(not at_once, "scale.texts_at_once", at_once, "0: ITM needs whole batches")
-        names = ("evaluation.images", "evaluation.candidates")
-        check_fields(self, Bounds(not_negative=names))
         sources = [source.name for source in self.evaluation.sources]
         for name in sources:
             fine = bool(name) and sources.count(name) == 1
