@@ -48,7 +48,15 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
         image_size=SIZE,
         max_caption_tokens=12,
         captions_per_language=1,
-        augment=AugmentConfig(flip=False, randaugment_operations=1, fill=(255, 255, 255)),
+        # styles differ in colours, in outlines and in how much of the image they fill
+        augment=AugmentConfig(
+            crop_scale=(0.6, 1.6),
+            crop_ratio=(5 / 6, 6 / 5),
+            flip=False,
+            color=0.7,
+            randaugment_operations=1,
+            fill=(255, 255, 255),
+        ),
         held_out=0.0,
     )
     config.hybrid.shares = Shares(monolingual=1, cross_lingual=2, multilingual=1)

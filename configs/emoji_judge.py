@@ -13,7 +13,7 @@ in five: the fifth it was not trained on is its own measure.
 from jaxir.configs import albef_emoji
 
 from jaxir.config import Shares
-from jaxir.vision.config import AlbefConfig, EmojiConfig, ImageSource
+from jaxir.vision.config import AlbefConfig, AugmentConfig, EmojiConfig, ImageSource
 
 SEED = 1  # of the split and of the weights
 
@@ -24,10 +24,14 @@ def _emoji(split: str) -> ImageSource:
 
 
 def get_config() -> AlbefConfig:
-    """As the judged, but for the split and the shares."""
+    """As the judged, but for the split, the shares and what is changed of images."""
     config = albef_emoji.get_config()
     config.seed = SEED
     config.captions.sources = (_emoji("train"),)
+    # it sees every style, so there is less to bridge
+    config.captions.augment = AugmentConfig(
+        flip=False, randaugment_operations=1, fill=(255, 255, 255)
+    )
     config.evaluation.sources = (_emoji("held_out_content"),)
     config.hybrid.shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
     config.evaluation.baselines = False

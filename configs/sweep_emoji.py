@@ -1,4 +1,4 @@
-"""The ratio question for images and texts: ALBEF on emoji at 11 points of the simplex, three seeds.
+"""The ratio question for images and texts: ALBEF on emoji at 11 points of the simplex, two seeds.
 
     python -m jaxir.train --config emoji_judge.py --workdir JUDGE --config.captions.directory=DATA
     python -m jaxir.sweep --config sweep_emoji.py --workdir DIR --config.captions.directory=DATA \\
@@ -18,10 +18,10 @@ from jaxir.vision.config import AlbefConfig
 
 
 def get_config() -> AlbefConfig:
-    """33 runs, of each of which the last checkpoint is kept."""
+    """22 runs, of each of which the last checkpoint is kept."""
     config = albef_emoji.get_config()
     config.sweep = SweepConfig(
-        step=1 / 3, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=3
+        step=1 / 3, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=2
     )
     config.steps = 1_000
     config.evaluation.every = 0

@@ -2,14 +2,16 @@
 
 ALBEF (arXiv 2107.07651, section 3.5; its transforms): a random crop, resized, a flip, then
 RandAugment (arXiv 1909.13719) "without color changes, because the text often contains color
-information": no colour, contrast, posterize and solarize operations. All of it is a function of
-the image and a generator, which the loader makes of (seed, step, row).
+information": no colour, contrast, posterize and solarize operations. Where drawings of one thing
+differ in their colours, `AugmentConfig.color` changes those too, all at once by one matrix. All of
+it is a function of the image and a generator, which the loader makes of (seed, step, row).
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageOps
 
 from jaxir.vision.config import AugmentConfig
@@ -20,6 +22,10 @@ SHEAR = 0.3  # of the strongest: pixels to the side for each pixel down
 SHIFT = 10 / 256  # of a side
 ANGLE = 30.0  # degrees
 CROP_TRIES = 10
+# the most that `AugmentConfig.color` = 1 changes: factors by so much of 1, and turns of the hue
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.6, 0.6, 1.0, 0.1
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+MIDDLE = 128.0
 
 Operation = Callable[[Image.Image, float, Color], Image.Image]
 
@@ -94,24 +100,40 @@ OPERATIONS: dict[str, Operation] = {
 def crop_box(
     width: int, height: int, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A random part of an image: left, top, right and bottom in pixels.
+    """A random part of an image, or more than it: left, top, right and bottom in pixels.
 
     Its share of the area is uniform in `crop_scale` and the logarithm of width / height uniform in
     that of `crop_ratio`; after ten tries that do not fit, the middle, as near to that ratio as can
-    be (Inception's crop, arXiv 1409.4842, section 6).
+    be (Inception's crop, arXiv 1409.4842, section 6). A share over 1 makes a box around the image.
     """
     narrowest, widest = config.crop_ratio
     for _ in range(CROP_TRIES):
-        area = width * height * rng.uniform(*config.crop_scale)
+        share = rng.uniform(*config.crop_scale)
+        area = width * height * share
         ratio = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+        if share > 1 or (0 < w <= width and 0 < h <= height):
+            left, top = _start(width, w, rng), _start(height, h, rng)
             return left, top, left + w, top + h
     w = min(width, max(1, round(height * widest)))
     h = min(height, max(1, round(width / narrowest)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def _start(side: int, part: int, rng: np.random.Generator) -> int:
+    """Where a part of a side begins that lies within it; or that has the side within itself."""
+    return int(rng.integers(min(side - part, 0), max(side - part, 0) + 1))
+
+
+def _cropped(image: Image.Image, box: tuple[int, int, int, int], fill: Color) -> Image.Image:
+    """What a box holds, and around the image nothing but `fill`."""
+    left, top, right, bottom = box
+    if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
+        return image.crop(box)
+    canvas = Image.new("RGB", (right - left, bottom - top), fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
 
 
 def rand_augment(
@@ -128,6 +150,24 @@ def rand_augment(
     return image
 
 
+def color_matrix(strength: float, rng: np.random.Generator) -> Float[np.ndarray, "3 4"]:
+    """A random change of colours: RGB and 1 to RGB.
+
+    Hue (a turn around the greys), saturation, contrast and brightness, in this order, each drawn
+    evenly from what `strength`, from 0 to 1, allows.
+    """
+    draws = rng.uniform(-strength, strength, 4) * (BRIGHTNESS, CONTRAST, SATURATION, HUE)
+    brightness, contrast, saturation = 1 + draws[:3]
+    cos, sin = np.cos(2 * np.pi * draws[3]), np.sin(2 * np.pi * draws[3])
+    # Rodrigues' formula around (1, 1, 1) / sqrt(3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turned = cos * np.eye(3) + (1 - cos) / 3 + sin * cross
+    grey = np.tile(LUMA, (3, 1))
+    linear = contrast * (saturation * np.eye(3) + (1 - saturation) * grey) @ turned
+    offset = np.full((3, 1), (1 - contrast) * MIDDLE)
+    return brightness * np.hstack([linear, offset])
+
+
 def augmented(
     image: Image.Image, size: int, config: AugmentConfig, rng: np.random.Generator
 ) -> Image.Image:
@@ -139,10 +179,13 @@ def augmented(
         config: how much may change.
         rng: decides the rest.
     """
-    image = image.crop(crop_box(*image.size, config, rng))
+    image = _cropped(image, crop_box(*image.size, config, rng), config.fill)
     image = image.resize((size, size), Image.Resampling.BICUBIC)
     if rng.random() < 0.5 and config.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.color:
+        matrix = color_matrix(config.color, rng)
+        image = image.convert("RGB", tuple(matrix.reshape(-1).tolist()))
     return rand_augment(image, config, rng)
 
 

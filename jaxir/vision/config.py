@@ -17,6 +17,7 @@ from jaxir.config import (
 from jaxir.vision.shapes import AlbefModelConfig
 
 MAX_SIDE = 4096  # of the images that a model sees, in pixels
+MAX_FRAME = 16  # area of a crop to the image's
 
 
 @dataclass
@@ -59,12 +60,13 @@ class ImageSource:
 class AugmentConfig:
     """How a training image is changed, another way at every step (ALBEF's, arXiv 2107.07651)."""
 
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the image's area that a crop keeps
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # area of a crop to the image's; over 1: around it
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width to height of a crop
     flip: bool = True  # off where captions tell left from right, or images hold writing
+    color: float = 0.0  # of 1: brightness, contrast, saturation, hue; ALBEF: 0
     randaugment_operations: int = 2  # drawn for each image; half of them are left out; 0: none
     randaugment_strength: float = 7.0  # of 10
-    fill: tuple[int, int, int] = (128, 128, 128)  # where a rotated or shifted image has nothing
+    fill: tuple[int, int, int] = (128, 128, 128)  # where a turned, shifted or framed image ends
 
 
 @dataclass
@@ -104,9 +106,14 @@ def validate_captions(config: CaptionsConfig, name: str = "data") -> None:
 
     augment = config.augment
     low, high = augment.crop_scale
-    check(0 < low <= high <= 1, "augment.crop_scale", "two shares over 0, the smaller one first")
+    check(
+        0 < low <= high <= MAX_FRAME,
+        "augment.crop_scale",
+        f"two shares over 0, the smaller one first, up to {MAX_FRAME}",
+    )
     low, high = augment.crop_ratio
     check(0 < low <= high, "augment.crop_ratio", "two positive numbers, the smaller one first")
+    check(0 <= augment.color <= 1, "augment.color", "from 0 to 1")
     strength, operations = augment.randaugment_strength, augment.randaugment_operations
     check(0 <= strength <= 10, "augment.randaugment_strength", "from 0 to 10")
     check(0 <= operations <= 10, "augment.randaugment_operations", "from 0 to 10")
