@@ -2,15 +2,21 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from scipy.ndimage import affine_transform
 
 from jaxir.vision.augment import (
     ANGLE,
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    MIDDLE,
     OPERATIONS,
+    SATURATION,
     SHEAR,
     SHIFT,
     augmented,
+    color_matrix,
     crop_box,
     rand_augment,
 )
@@ -135,6 +141,69 @@ def test_a_crop_of_any_image_lies_in_it(size):
         assert 0 <= left < right <= size[0]
         assert 0 <= top < bottom <= size[1]
     assert augmented(Image.new("RGB", size), 8, AugmentConfig(), rng).size == (8, 8)
+
+
+def test_a_crop_may_hold_the_image_within_a_frame():
+    config = AugmentConfig(crop_scale=(1.0, 4.0), crop_ratio=(1.0, 1.0), fill=FILL)
+    rng = np.random.default_rng(0)
+    boxes = np.array([crop_box(100, 100, config, rng) for _ in range(500)])
+    assert boxes[:, :2].max() <= 0
+    assert boxes[:, 2:].min() >= 100
+    assert 1 < np.mean((boxes[:, 2] - boxes[:, 0]) / 100) ** 2 < 4
+    assert len({tuple(box[:2]) for box in boxes.tolist()}) > 400
+    config = AugmentConfig((4.0, 4.0), (1.0, 1.0), flip=False, randaugment_operations=0, fill=FILL)
+    white = Image.new("RGB", (20, 20), (255, 255, 255))
+    found = values(augmented(white, 40, config, np.random.default_rng(1)))
+    assert found.shape == (40, 40, 3)
+    inside = (found == 255).all(axis=2)
+    assert inside.sum() == 20 * 20
+    np.testing.assert_array_equal(found[~inside], np.tile(FILL, (40 * 40 - 20 * 20, 1)))
+
+
+class Draws:
+    """A generator that draws what it is told."""
+
+    def __init__(self, **draws):
+        names = ("brightness", "contrast", "saturation", "hue")
+        self.draws = np.array([draws.get(name, 0.0) for name in names])
+
+    def uniform(self, low, high, size):
+        assert (low, high, size) == (-1.0, 1.0, 4)
+        return self.draws
+
+
+def recolored(image, **draws):
+    matrix = color_matrix(1.0, Draws(**draws)).reshape(-1).tolist()
+    return values(image.convert("RGB", tuple(matrix)))
+
+
+@pytest.mark.parametrize("draw", [-0.9, -0.3, 0.0, 0.4])
+def test_colors_are_pillows_and_numpys(image, draw):
+    brighter = ImageEnhance.Brightness(image).enhance(1 + BRIGHTNESS * draw)
+    np.testing.assert_allclose(recolored(image, brightness=draw), values(brighter), atol=1)
+    purer = ImageEnhance.Color(image).enhance(1 + SATURATION * draw)
+    np.testing.assert_allclose(recolored(image, saturation=draw), values(purer), atol=1.5)
+    expected = MIDDLE + (values(image) - MIDDLE) * (1 + CONTRAST * draw)
+    found = recolored(image, contrast=draw)
+    np.testing.assert_allclose(found, np.clip(expected, 0, 255), atol=1)
+
+
+def test_a_third_of_a_turn_of_the_hue_swaps_the_channels(image):
+    turned = recolored(image, hue=1 / (3 * HUE))
+    np.testing.assert_allclose(turned, values(image)[..., [2, 0, 1]], atol=1)
+
+
+def test_greys_stay_grey_and_strength_bounds_the_change():
+    rng = np.random.default_rng(0)
+    grey = np.array([[90.0, 90, 90, 1], [200, 200, 200, 1]]).T
+    found = np.stack([color_matrix(0.5, rng) @ grey for _ in range(500)])
+    np.testing.assert_allclose(found, np.broadcast_to(found[:, :1], found.shape), atol=1e-9)
+    # the contrast acts before the brightness
+    high = (MIDDLE + (200 - MIDDLE) * (1 + CONTRAST / 2)) * (1 + BRIGHTNESS / 2)
+    low = (MIDDLE + (200 - MIDDLE) * (1 - CONTRAST / 2)) * (1 - BRIGHTNESS / 2)
+    assert low < found[:, 0, 1].min() < low + 15
+    assert high - 15 < found[:, 0, 1].max() < high
+    np.testing.assert_allclose(color_matrix(0.0, rng), np.eye(3, 4), atol=1e-12)
 
 
 def test_half_of_the_images_are_flipped_if_at_all(image):

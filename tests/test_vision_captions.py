@@ -402,6 +402,9 @@ def test_mistakes_in_the_config(tmp_path):
     [
         ("augment.crop_scale", (0.0, 1.0)),
         ("augment.crop_scale", (0.6, 0.5)),
+        ("augment.crop_scale", (0.5, 4.1)),
+        ("augment.color", 1.1),
+        ("decoded_mib", -1),
         ("augment.crop_ratio", (0.0, 1.0)),
         ("augment.randaugment_strength", 11.0),
         ("augment.randaugment_operations", -1),

@@ -17,7 +17,7 @@ from jaxir.config import (
 from jaxir.vision.shapes import AlbefModelConfig
 
 MAX_SIDE = 4096  # of the images that a model sees, in pixels
-MAX_FRAME = 16  # area of a crop to the image's
+MAX_FRAME = 4  # area of a crop to the image's
 
 
 @dataclass
