@@ -31,6 +31,7 @@ def train_tokenizer(
 
     special_tokens = [*SPECIAL_TOKENS, *([MASK] if with_mask else [])]
     start, pad, end, unknown = SPECIAL_TOKENS
+    trainer: trainers.Trainer
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(unk_token=unknown))
         trainer = trainers.BpeTrainer(
