@@ -44,7 +44,7 @@ def _report(argv: list[str]) -> int:
     flags.DEFINE_float(
         "quality_weight",
         0.5,
-        "of mAP in the pool, in the score whose best shares are predicted; the rest is of the rank "
+        "of mAP (images: R@1) in the pool, in the score whose best shares are predicted; the rest is of the rank "
         "distance",
         0,
         1,
@@ -54,7 +54,10 @@ def _report(argv: list[str]) -> int:
         "against", None, f"point the others are tested against ({UNIFORM})", flag_values=values
     )
     flags.DEFINE_string(
-        "task", None, "held_out or the benchmark (default: the latter if any)", flag_values=values
+        "task",
+        None,
+        "which of the tasks that the runs measure (default: the last)",
+        flag_values=values,
     )
     flags.DEFINE_string("output", None, "folder to write (default: DIR/report)", flag_values=values)
     words = command_line.parse(argv, values, str(__doc__), words=1)

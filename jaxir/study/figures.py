@@ -72,7 +72,7 @@ def read_study(workdir: epath.Path, task: str | None) -> Study:
 
     Args:
         workdir: of the sweep.
-        task: which of the tasks; None: the benchmark, or else the held-out rows.
+        task: which of those that the runs measure; None: the last.
 
     Raises:
         UserError: no sweep, nothing finished yet, no such task, or a damaged file.

@@ -37,7 +37,7 @@ def report(
         output: folder to write.
         quality_weight: see `jaxir.study.tradeoff`.
         against: name of the point that the others are tested against; None: uniform shares.
-        task: None: the benchmark, or else the held-out rows.
+        task: which of those that the runs measure; None: the last.
 
     Raises:
         UserError: nothing to report on, or a test was asked for that cannot be made.
