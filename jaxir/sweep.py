@@ -44,8 +44,8 @@ def _report(argv: list[str]) -> int:
     flags.DEFINE_float(
         "quality_weight",
         0.5,
-        "of mAP (images: R@1) in the pool, in the score whose best shares are predicted; the rest is of the rank "
-        "distance",
+        "of mAP (images: R@1) in the pool, in the score whose best shares are predicted; the rest "
+        "is of the rank distance",
         0,
         1,
         flag_values=values,
