@@ -65,8 +65,7 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
     config.checkpoint = CheckpointConfig(every=1_000)
     config.evaluation = AlbefEvaluationConfig(
         sources=(emoji("held_out_style", style), emoji("held_out_content", style)),
-        every=1_000,
-        images=300,
+        every=0,  # else the best checkpoint would be chosen on what is reported
         baselines=True,
     )
     config.watch = WatchConfig(every=50, tensorboard=False)

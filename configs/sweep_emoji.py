@@ -24,7 +24,6 @@ def get_config() -> AlbefConfig:
         step=1 / 3, named=("X-X", "X-Y", "multilingual", "hybrid", "uniform"), seeds=2
     )
     config.steps = 1_000
-    config.evaluation.every = 0
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
     config.watch.export = False
