@@ -14,6 +14,7 @@ from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
+    AugmentConfig,
     CaptionsConfig,
     ImageSource,
 )
@@ -34,7 +35,10 @@ def get_config() -> AlbefConfig:
             init_text="FacebookAI/xlm-roberta-base",
         ),
         captions=CaptionsConfig(
-            sources=(ImageSource("webdataset", images="shards"),), image_size=256, held_out=0.001
+            sources=(ImageSource("webdataset", images="shards"),),
+            image_size=256,
+            held_out=0.001,
+            augment=AugmentConfig(crop_scale=(0.2, 1.0)),
         ),
         hybrid=HybridConfig(shares=Shares(monolingual=1, cross_lingual=1, multilingual=1)),
         loss=AlbefLossConfig(ramp_steps=EPOCH),

@@ -467,6 +467,11 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         ("loss.alpha", 1.5, "from 0 to 1"),
         ("loss.mask_share", 0.0, "over 0 and under 1"),
         ("loss.queue", 0, "positive"),
+        ("model.vit.layers", -1, "positive"),
+        ("model.text.hidden_size", 0, "positive"),
+        ("model.text.dropout", 1.0, "at least 0 and under 1"),
+        ("model.vit.activation", "relu", "one of 'gelu', 'quick_gelu'"),
+        ("model.image_std", (1.0,), "three numbers"),
     ],
 )
 def test_impossible_values_are_named(field, value, bound):

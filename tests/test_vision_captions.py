@@ -18,6 +18,7 @@ from jaxir.data.pipeline import batches, tokens_of
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
+from jaxir.vision import sources
 from jaxir.vision.captioned import Checks, DecodedImages
 from jaxir.vision.captions import read_captions, split_captions
 from jaxir.vision.config import AugmentConfig, CaptionsConfig, ImageSource, validate_captions
@@ -213,6 +214,19 @@ def test_tfds(tmp_path):
     assert "TFDS tiny_captions, split train" in error(tmp_path, source)
 
 
+def test_bad_captions_of_tfds_are_named_counted_and_skipped_when_asked(tmp_path, monkeypatch):
+    examples = [{"image": png(), "caption": text} for text in (b"a", b"\xff", b"b")]
+    examples.append({"image": png()})
+    monkeypatch.setattr(sources, "tfds_examples", lambda *_, **__: iter(examples))
+    source = ImageSource("tfds", "made_up", languages=("de",), split="val")
+    assert "split val: example 2: a caption is not UTF-8" in error(tmp_path, source)
+    del examples[1]
+    assert "split val: example 3: no `caption`" in error(tmp_path, source)
+    kept = read(tmp_path, source, skip_bad=True)
+    assert [row[2] for row in table(kept)] == [{"de": "a"}, {"de": "b"}]
+    assert kept.collection.report["left_out"] == {"unreadable_captions": 1}
+
+
 GOOD = {"image": "good.png", "captions": {"en": "good"}}
 A = {"image": "a.png", "captions": {"en": "a"}}
 
@@ -403,6 +417,7 @@ def test_mistakes_in_the_config(tmp_path):
         ("augment.crop_scale", (0.0, 1.0)),
         ("augment.crop_scale", (0.6, 0.5)),
         ("augment.crop_scale", (0.5, 4.1)),
+        ("augment.crop_scale", (0.5,)),
         ("augment.color", 1.1),
         ("decoded_mib", -1),
         ("augment.crop_ratio", (0.0, 1.0)),

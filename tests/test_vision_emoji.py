@@ -91,7 +91,8 @@ def codes_of(records: list) -> set[str]:
 def test_parts_share_neither_emoji_nor_style(folder):
     parts = {name: read(folder, name) for name in PARTS}
     held = codes_of(parts["held_out_content"])
-    assert held == codes_of(parts["held_out_both"]) == held_out(open_folder(folder), EmojiConfig())
+    assert held == codes_of(parts["held_out_both"])
+    assert held == held_out(open_folder(folder, Checks()), EmojiConfig())
     assert codes_of(parts["train"]) == codes_of(parts["held_out_style"]) == {*CODES} - held
     assert 0 < len(held) < len(CODES) / 2
     for name, records in parts.items():
@@ -121,7 +122,7 @@ def test_captions_are_a_name_and_its_keywords(folder):
 
 
 def test_families_stay_together_whatever_the_seed(folder):
-    emoji = open_folder(folder)
+    emoji = open_folder(folder, Checks())
     parts = [held_out(emoji, EmojiConfig(seed=seed, held_out=0.5)) for seed in range(20)]
     for family in (VARIANTS, TWINS, FLAGS):
         counts = {len(part & {*family}) for part in parts}
@@ -188,11 +189,59 @@ def test_unpaired_emoji_stop_or_are_counted(folder):
     with pytest.raises(UserError, match=f"no captions for {CODES[0]}"):
         read(folder)
     write_captions(folder, (*CODES, "1f999"))
-    with pytest.raises(UserError, match=r"no drawing 1f999.png in flat.tar"):
+    with pytest.raises(UserError, match=rf"xz:{len(CODES) + 1}: no drawing 1f999.png in flat.tar"):
         read(folder)
     checks = Checks(skip_bad=True)
     assert "1f999" not in codes_of(read(folder, checks=checks))
     assert checks.counts == {"captions_without_image": 3}
+
+
+def append(folder, *lines):
+    with lzma.open(folder / CAPTIONS, "at", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+GOOD = {"name": "good", "keywords": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "reason"),
+    [
+        ({"code": CODES[0], "captions": {"en": GOOD}}, "stands at .*xz:1 too", "duplicate_image"),
+        ({"code": 7, "captions": {}}, "`code` must be a text", "unreadable_captions"),
+        ({"code": "1f999", "captions": {"en": ["a"]}}, "en: `name` must", "unreadable_captions"),
+        ({"code": "1f999", "captions": {"fr": GOOD}}, "none in these", "image_without_captions"),
+    ],
+)
+def test_bad_rows_are_named_counted_and_skipped_when_asked(folder, line, message, reason):
+    append(folder, line)
+    with pytest.raises(UserError, match=rf"{CAPTIONS}:{len(CODES) + 1}: .*{message}.*skip_bad"):
+        read(folder)
+    checks = Checks(skip_bad=True)
+    names = {image.captions["en"][0] for image in read(folder, checks=checks)}
+    assert "good" not in names
+    assert f"en {CODES[-1]}" in names
+    assert checks.counts == {reason: 1}
+
+
+@pytest.mark.parametrize("data", [b"", None])
+def test_bad_drawings_are_named_counted_and_skipped_when_asked(folder, data):
+    """One that is empty, or there twice."""
+    kept = png(np.random.default_rng(1))
+    with tarfile.open(folder / "flat.tar", "a") as archive:
+        code, content = ("1f999", data) if data is not None else (CODES[0], kept)
+        member = tarfile.TarInfo(f"flat/{code}.png")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=rf"flat.tar: flat/{code}.png: .*skip_bad"):
+        read(folder)
+    checks = Checks(skip_bad=True)
+    assert {image.name for image in read(folder, "train+held_out_content", checks=checks)} >= {
+        f"flat/{code}" for code in CODES
+    }
+    assert checks.counts == {"duplicate_image" if data is None else "bad_image": 1}
+    before = open_folder(folder, Checks(skip_bad=True)).drawings["flat"][CODES[0]]
+    assert before.stored.read("") != kept
 
 
 def test_pixel_scores_equal_the_definition():
@@ -232,7 +281,7 @@ def test_the_reader_and_the_baseline_through_a_caption_set(folder):
         split="train+held_out_style",
         emoji=EmojiConfig(styles=("flat",), held_out_style="line"),
     )
-    flat = open_folder(folder).drawings["flat"]
+    flat = open_folder(folder, Checks()).drawings["flat"]
     turned = {}
     for code, other in zip(CODES, (*CODES[1:], CODES[0])):
         pixels = np.asarray(Image.open(io.BytesIO(flat[other].stored.read("")))) * 0.9
@@ -276,7 +325,7 @@ def test_pixel_features_of_a_smaller_side_are_means_of_blocks():
 def test_the_real_folder():
     """As ../shared/data/README.md counts it."""
     records = read(EMOJI, "+".join(PARTS), held_out_style="openmoji")
-    held = held_out(open_folder(EMOJI), EmojiConfig())
+    held = held_out(open_folder(EMOJI, Checks()), EmojiConfig())
     parts: dict[str, list] = {name: [] for name in PARTS}
     of = {place: name for name, place in PARTS.items()}
     for record in records:

@@ -104,7 +104,8 @@ def crop_box(
 
     Its share of the area is uniform in `crop_scale` and the logarithm of width / height uniform in
     that of `crop_ratio`; after ten tries that do not fit, the middle, as near to that ratio as can
-    be (Inception's crop, arXiv 1409.4842, section 6). A share over 1 makes a box around the image.
+    be (Inception's crop, arXiv 1409.4842, section 6). Over 1 the box reaches beyond the image, on
+    one side at least.
     """
     narrowest, widest = config.crop_ratio
     for _ in range(CROP_TRIES):

@@ -7,6 +7,7 @@ and the images themselves are checked by `jaxir.vision.captions`, whatever the r
 
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class DecodedImages:
     """Images in RGB that need not be decoded again, as many as the memory for them holds."""
 
     def __init__(self, most_bytes: int):
-        self._left = most_bytes
+        self._left, self._lock = most_bytes, threading.Lock()
         self._images: dict[tuple[int, Color], Image.Image] = {}
 
     def get(self, key: tuple[int, Color], decode: Callable[[], Image.Image]) -> Image.Image:
@@ -127,6 +128,7 @@ class DecodedImages:
         if image is None:
             image = decode()
             size = image.width * image.height * PIXEL_BYTES
-            if size <= self._left and self._images.setdefault(key, image) is image:
-                self._left -= size
+            with self._lock:
+                if size <= self._left and self._images.setdefault(key, image) is image:
+                    self._left -= size
         return image

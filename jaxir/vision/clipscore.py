@@ -5,9 +5,10 @@
         --human ExpertAnnotations.txt
 
 M is a folder of transformers with a CLIP (config.json, safetensors, preprocessor_config.json and
-the tokenizer), or its name on the hub. FILE is JSON lines with `image` (a name in DIR), `caption`
-and optionally `language` and `id`; in references, `references` is a list. Or it is one JSON object
-from image names to captions or lists of references. --human compares scores with what people said
+the tokenizer), its name on the hub, or the workdir or export of a run that aligned images. FILE is
+JSON lines with `image` (a name in DIR), `caption` and optionally `language` and `id`; in
+references, `references` is a list. Or it is one JSON object from image names to captions or lists
+of references. --human compares scores with what people said
 of Flickr8k's captions, in ExpertAnnotations.txt or CrowdFlowerAnnotations.txt, as Kendall's tau.
 
 CLIPScore is 2.5 max(cos, 0) of image and caption, RefCLIPScore its harmonic mean with the largest
@@ -35,13 +36,15 @@ def _define(values: flags.FlagValues) -> None:
     def string(name: str, default: str | None, text: str) -> None:
         flags.DEFINE_string(name, default, text, flag_values=values)
 
-    string("model", None, "folder of transformers with a CLIP, or its name on the hub")
+    string("model", None, "folder or hub name of a CLIP, or a run of ALBEF")
     string("text_model", "", "dual encoder that embeds the texts (default: the CLIP itself)")
     string("captions", None, "file of captions: .jsonl, .json, or Flickr8k.token.txt")
     string("images", None, "folder of their images")
     string("references", None, "file of reference captions: .jsonl or .json")
     string("human", None, "ExpertAnnotations.txt or CrowdFlowerAnnotations.txt of Flickr8k")
-    string("prefix", "A photo depicts ", "before each caption and reference")
+    string(
+        "prefix", None, "before each caption and reference (CLIP: 'A photo depicts '; ALBEF: none)"
+    )
     string("output", None, "JSON file for all scores")
     flags.DEFINE_bool(
         "skip_bad",
@@ -73,7 +76,7 @@ def main(argv: list[str]) -> int:
     captions, images = Path(values.captions), ImageFolder(Path(values.images))
     files = ("captions", "images", "references", "human")
     report: dict[str, Any] = {
-        **{name: values[name].value for name in ("model", "text_model", "prefix")},
+        **{name: values[name].value for name in ("model", "text_model")},
         "files": {name: values[name].value for name in files if values[name].value},
     }
     kind = ""
@@ -85,8 +88,9 @@ def main(argv: list[str]) -> int:
         references = Path(values.references) if values.references else None
         items = items_of(captions, images, references, mistakes)
     mistakes.check()
-    prefix = values.prefix if values.prefix[-1:] in ("", " ") else values.prefix + " "
     scorer = load_scorer(values.model, values.text_model)
+    prefix = scorer.prefix if values.prefix is None else values.prefix
+    prefix = report["prefix"] = prefix if prefix[-1:] in ("", " ") else prefix + " "
     scored = score(items, images, scorer, prefix, mistakes)
     report |= summary(scored)
     if kind:

@@ -60,7 +60,8 @@ class ImageSource:
 class AugmentConfig:
     """How a training image is changed, another way at every step (ALBEF's, arXiv 2107.07651)."""
 
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # area of a crop to the image's; over 1: around it
+    # area of a crop to the image's (ALBEF pretrains with 0.2 to 1); over 1: with a frame
+    crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width to height of a crop
     flip: bool = True  # off where captions tell left from right, or images hold writing
     color: float = 0.0  # of 1: brightness, contrast, saturation, hue; ALBEF: 0
@@ -85,7 +86,7 @@ class CaptionsConfig:
     held_out_sources: tuple[str, ...] = ()  # wholly kept from training, e.g. a drawing style
     limit: int = 0  # read at most that many images a source; 0: all
     decode_first: bool = True  # decode every image once before training, so that none stops it
-    decoded_mib: int = 512  # of decoded images are kept, so that few are decoded only once
+    decoded_mib: int = 512  # of images stay decoded, so that a small set is not in every epoch
     skip_bad: bool = False  # leave bad images and captions out, and count them
 
 
@@ -105,6 +106,8 @@ def validate_captions(config: CaptionsConfig, name: str = "data") -> None:
         require(holds, f"{name}.{field_name}", value, bound)
 
     augment = config.augment
+    for pair in ("crop_scale", "crop_ratio"):
+        check(len(getattr(augment, pair)) == 2, f"augment.{pair}", "two numbers")
     low, high = augment.crop_scale
     check(
         0 < low <= high <= MAX_FRAME,
@@ -149,12 +152,21 @@ class AlbefLossConfig(TemperatureConfig):
 
 
 ALBEF_BOUNDS = Bounds(
-    positive=("model.projection", "loss.min_temperature", "loss.queue"),
+    positive=(
+        *("model.projection", "loss.min_temperature", "loss.queue"),
+        *("model.text.hidden_size", "model.text.intermediate_size", "model.text.positions"),
+        *("model.vit.hidden_size", "model.vit.intermediate_size", "model.vit.layers"),
+    ),
     not_negative=(
         *("loss.ramp_steps", "loss.text_text"),
         *("evaluation.images", "evaluation.candidates"),
     ),
+    under_one=(
+        *("model.text.dropout", "model.text.attention_dropout"),
+        *("model.vit.dropout", "model.vit.attention_dropout"),
+    ),
     choices={
+        "model.vit.activation": ("gelu", "quick_gelu"),
         "model.text.architecture": ("xlm-roberta", "bert"),
         "model.compute_dtype": COMPUTE_DTYPES,
         "model.remat": REMATS,
@@ -178,6 +190,8 @@ def _check_albef(model: AlbefModelConfig, loss: AlbefLossConfig) -> None:
     patches = vit.patch_size > 0 and vit.image_size % vit.patch_size == 0
     bound = f"a divisor of image_size = {vit.image_size}"
     require(patches, "model.vit.patch_size", vit.patch_size, bound)
+    for name, three in (("image_mean", model.image_mean), ("image_std", model.image_std)):
+        require(len(three) == 3, f"model.{name}", three, "three numbers")
     require(min(model.image_std) > 0, "model.image_std", model.image_std, "positive")
     bound = f"from 0 to vocab_size - 1 = {text.vocab_size - 1}"
     for name, token in (

@@ -43,7 +43,7 @@ def read_emoji(source: ImageSource, directory: Path, checks: Checks) -> Iterator
     """
     folder = directory / source.images
     parts = _parts(source, folder)
-    emoji = open_folder(folder)
+    emoji = open_folder(folder, checks)
     styles = _styles(emoji, source.emoji, folder)
     captions = dict(_read_captions(folder / CAPTIONS, source.languages or LANGUAGES, checks))
     _check_pairs(emoji, captions, folder, checks)
@@ -93,15 +93,27 @@ def _read_captions(
     if not file.is_file():
         raise UserError(f"{file}: no such file; mend `images` of the source")
     seen: set[str] = set()
+    places: dict[str, str] = {}  # of codes
     for _, where, record in json_records(file):
         code, texts = record.get("code"), record.get("captions")
         if not isinstance(code, str) or not isinstance(texts, dict):
-            raise UserError(f"{where}: `code` must be a text and `captions` an object")
+            what = f"{where}: `code` must be a text and `captions` an object"
+            checks.bad("unreadable_captions", what)
+            continue
+        if code in places:
+            checks.bad("duplicate_image", f"{where}: {code} stands at {places[code]} too")
+            continue
+        places[code] = where
         seen |= texts.keys()
-        found = {}
-        for language in languages:
-            if language in texts:
-                found[language] = _captions_of(texts[language], f"{where}: {language}")
+        try:
+            found = {
+                language: _captions_of(texts[language], f"{where}: {language}")
+                for language in languages
+                if language in texts
+            }
+        except UserError as error:
+            checks.bad("unreadable_captions", str(error))
+            continue
         if found:
             yield code, (where, found)
         else:
@@ -122,11 +134,11 @@ def _captions_of(entry: object, where: str) -> list[str]:
 
 
 def _check_pairs(
-    emoji: EmojiSet, captions: Mapping[str, object], folder: Path, checks: Checks
+    emoji: EmojiSet, captions: Mapping[str, tuple[str, object]], folder: Path, checks: Checks
 ) -> None:
     for style, drawings in emoji.drawings.items():
         for code in captions.keys() - drawings.keys():
-            what = f"{folder / CAPTIONS}: no drawing {code}.png in {style}.tar"
+            what = f"{captions[code][0]}: no drawing {code}.png in {style}.tar"
             checks.bad("captions_without_image", what)
         for code in drawings.keys() - captions.keys():
             checks.bad("image_without_captions", f"{folder / style}.tar: no captions for {code}")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from jaxir.data.cldr import stateless_hash
 from jaxir.errors import UserError
-from jaxir.vision.captioned import StoredImage, check_size
+from jaxir.vision.captioned import Checks, StoredImage
 from jaxir.vision.config import EmojiConfig
 
 MAX_MEMBERS = 100_000  # of a tar
@@ -100,8 +100,12 @@ def _joined(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: root(name) for name in list(parent)}
 
 
-def open_folder(folder: Path) -> EmojiSet:
+def open_folder(folder: Path, checks: Checks) -> EmojiSet:
     """Find every drawing; the images stay in their tars.
+
+    Args:
+        folder: where the tars are.
+        checks: what happens to drawings that are empty, too large or there twice.
 
     Raises:
         UserError: no tar is there, or one is damaged.
@@ -109,10 +113,11 @@ def open_folder(folder: Path) -> EmojiSet:
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise UserError(f"{folder}: no tar of drawings; mend `images` of the source")
-    return EmojiSet({tar.stem: dict(_read_tar(tar)) for tar in tars})
+    return EmojiSet({tar.stem: dict(_read_tar(tar, checks)) for tar in tars})
 
 
-def _read_tar(file: Path) -> Iterator[tuple[str, Drawing]]:
+def _read_tar(file: Path, checks: Checks) -> Iterator[tuple[str, Drawing]]:
+    seen: set[str] = set()
     try:
         with tarfile.open(file, "r:") as archive:
             for number, member in enumerate(archive):
@@ -122,9 +127,17 @@ def _read_tar(file: Path) -> Iterator[tuple[str, Drawing]]:
                 if not member.isreg() or member.issparse() or path.suffix != ".png":
                     continue
                 where = f"{file}: {member.name}"
-                check_size(member.size, where)
+                if path.stem in seen:
+                    checks.bad("duplicate_image", f"{where}: a drawing of that name stands before")
+                    continue
+                seen.add(path.stem)
                 stored = StoredImage(file, member.offset_data, member.size)
-                yield path.stem, Drawing(stored, hashlib.blake2b(stored.read(where)).digest())
+                try:
+                    image = stored.read(where)
+                except UserError as error:
+                    checks.bad("bad_image", str(error))
+                    continue
+                yield path.stem, Drawing(stored, hashlib.blake2b(image).digest())
     except tarfile.TarError as error:
         raise UserError(f"{file}: not a whole, uncompressed tar ({error})") from None
 

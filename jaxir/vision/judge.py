@@ -87,7 +87,8 @@ class Judge:
             opened: Sequence[Image.Image] = [task.captions.open(x, background) for x in some]
             vectors.append(self.scorer.image_features(opened))
         images = np.concatenate(vectors)
-        texts = [task.captions.collection.texts[number] for number in task.texts.tolist()]
+        found = task.captions.collection.texts
+        texts = [self.scorer.prefix + found[number] for number in task.texts.tolist()]
         captions = self.scorer.text_features(texts)
         return _Judged(images, captions, calibration(images, captions, task.pool))
 

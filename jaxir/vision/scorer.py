@@ -16,8 +16,9 @@ from jaxir.errors import UserError
 from jaxir.training.trained import is_workdir
 from jaxir.vision.aligned import is_aligned
 from jaxir.vision.clip_model import ClipModel, read_clip
-from jaxir.vision.images import open_image
+from jaxir.vision.images import WHITE, Color, open_image
 from jaxir.vision.pixels import prepare
+from jaxir.vision.scores import PREFIX
 from jaxir.vision.trained import AlignedScorer, read_aligned
 
 Picture = Image.Image | str | os.PathLike  # in RGB, or a file
@@ -26,6 +27,9 @@ _PREPARED = 128  # images whose pixels are held at a time
 
 class Scorer(Protocol):
     """A model with an image and a text side, whose unit vectors' products are cosines."""
+
+    prefix: str  # that its captions are scored with
+    background: Color  # behind transparent images
 
     def image_features(self, images: Sequence[Picture]) -> Float[np.ndarray, "B E"]:
         """Unit vectors of images."""
@@ -36,6 +40,9 @@ class Scorer(Protocol):
 
 class ClipScorer:
     """A CLIP model as a scorer."""
+
+    prefix = PREFIX
+    background = WHITE
 
     def __init__(self, model: ClipModel):
         self.model = model

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 WEIGHT = 2.5  # stretches the cosines that CLIP gives over about 0 to 1
-PREFIX = "A photo depicts "  # before every caption and reference
+PREFIX = "A photo depicts "  # before every caption and reference that CLIP sees
 
 
 def clip_scores(

@@ -140,17 +140,19 @@ def _image_vectors(
     with tqdm(total=len(names), unit=" images", disable=None, leave=None) as bar:
         for start in range(0, len(names), _OPENED):
             some = names[start : start + _OPENED]
-            opened = dict(_opened(some, images.folder, mistakes))
+            opened = dict(_opened(some, images.folder, scorer, mistakes))
             if opened and (mistakes.skip or not mistakes.found):
                 vectors |= zip(opened, scorer.image_features(list(opened.values())))
             bar.update(len(some))
     return vectors
 
 
-def _opened(names: Sequence[str], folder: Path, mistakes: Mistakes) -> Iterator[tuple[str, Any]]:
+def _opened(
+    names: Sequence[str], folder: Path, scorer: Scorer, mistakes: Mistakes
+) -> Iterator[tuple[str, Any]]:
     for name in names:
         try:
-            yield name, open_image(folder / name)
+            yield name, open_image(folder / name, background=scorer.background)
         except UserError as error:
             mistakes.found.append(str(error))
 

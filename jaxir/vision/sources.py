@@ -84,7 +84,10 @@ def _tfds_texts(example: Mapping[str, Any], where: str) -> list[str]:
         value = value.get("text")
     if value is None:
         raise UserError(f"{where}: no `caption` or `captions`; use a dataset of captioned images")
-    return [text.decode() for text in ([value] if isinstance(value, bytes) else value)]
+    try:
+        return [text.decode() for text in ([value] if isinstance(value, bytes) else value)]
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: a caption is not UTF-8") from None
 
 
 def read_tfds(source: ImageSource, directory: Path, checks: Checks) -> Iterator[CaptionedImage]:
@@ -108,7 +111,11 @@ def read_tfds(source: ImageSource, directory: Path, checks: Checks) -> Iterator[
                 f"{where}: over {MAX_HELD_BYTES:,} bytes of images, which stay in memory; "
                 "write them as webdataset tars, or set limit"
             )
-        captions = {language: _tfds_texts(example, where)}
+        try:
+            captions = {language: _tfds_texts(example, where)}
+        except UserError as error:
+            checks.bad("unreadable_captions", str(error))
+            continue
         yield CaptionedImage(str(number), where, example["image"], captions)
 
 

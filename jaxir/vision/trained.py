@@ -52,7 +52,10 @@ def read_aligned(name: str) -> AlignedModel:
 class AlignedScorer:
     """ALBEF's two towers as what `jaxir.vision.scorer.Scorer` asks for."""
 
+    prefix = ""  # it was trained on captions as they are
+
     def __init__(self, model: AlignedModel):
+        self.background = model.background
         self.model, self.programs = model, make_programs(model.config)
         self.mesh = jax.make_mesh((1, jax.device_count()), AXES)
 
@@ -64,11 +67,11 @@ class AlignedScorer:
         Raises:
             UserError: names the file that is no image.
         """
-        size, background = self.model.config.vit.image_size, self.model.background
+        size = self.model.config.vit.image_size
 
         def pixels(chosen: np.ndarray) -> np.ndarray:
             opened = (
-                image if isinstance(image, Image.Image) else open_image(image, "", background)
+                image if isinstance(image, Image.Image) else open_image(image, "", self.background)
                 for image in (images[number] for number in chosen)
             )
             return np.stack([np.asarray(centred(image, size)) for image in opened])
