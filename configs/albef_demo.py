@@ -30,7 +30,7 @@ SIZE = 64
 def get_config() -> AlbefConfig:
     """Captions tell left from right and corners from the centre: no flips, no crops."""
     return AlbefConfig(
-        steps=600,
+        steps=500,
         batch_size=64,
         model=AlbefModelConfig(
             vit=VitConfig(
@@ -70,12 +70,13 @@ def get_config() -> AlbefConfig:
         hybrid=HybridConfig(
             shares=Shares(monolingual=1, cross_lingual=1, multilingual=1),
         ),
+        # a momentum model this young has little to say: alpha ends at a tenth
         loss=AlbefLossConfig(queue=256, ramp_steps=2_000),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
-        checkpoint=CheckpointConfig(every=200),
+        checkpoint=CheckpointConfig(every=250),
         evaluation=AlbefEvaluationConfig(
             sources=(ImageSource("drawn", name="held_out", split="held_out"),),
-            every=300,
+            every=250,
             images=108,
             baselines=True,
         ),

@@ -19,6 +19,7 @@ from jaxir.vision.augment import (
     color_matrix,
     crop_box,
     rand_augment,
+    reduced,
 )
 from jaxir.vision.config import AugmentConfig
 
@@ -158,6 +159,17 @@ def test_a_crop_may_hold_the_image_within_a_frame():
     inside = (found == 255).all(axis=2)
     assert inside.sum() == 20 * 20
     np.testing.assert_array_equal(found[~inside], np.tile(FILL, (40 * 40 - 20 * 20, 1)))
+
+
+def test_a_huge_image_is_made_smaller_before_it_is_framed(image):
+    assert reduced(image, 8) is image
+    huge = image.resize((2400, 1200), Image.Resampling.NEAREST)
+    small = reduced(huge, 8)
+    assert small.size == (65, 33)
+    np.testing.assert_allclose(values(small)[:32], values(huge.resize((65, 33)))[:32], atol=12)
+    config = AugmentConfig((1.0, 4.0), flip=False, randaugment_operations=0, fill=FILL)
+    views = [augmented(x, 8, config, np.random.default_rng(2)) for x in (huge, small)]
+    np.testing.assert_array_equal(*map(values, views))
 
 
 class Draws:

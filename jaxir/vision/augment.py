@@ -22,6 +22,7 @@ SHEAR = 0.3  # of the strongest: pixels to the side for each pixel down
 SHIFT = 10 / 256  # of a side
 ANGLE = 30.0  # degrees
 CROP_TRIES = 10
+ENOUGH = 4  # pixels of an image to each of its view, along a side
 # the most that `AugmentConfig.color` = 1 changes: factors by so much of 1, and turns of the hue
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.6, 0.6, 1.0, 0.1
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -127,6 +128,12 @@ def _start(side: int, part: int, rng: np.random.Generator) -> int:
     return int(rng.integers(min(side - part, 0), max(side - part, 0) + 1))
 
 
+def reduced(image: Image.Image, size: int) -> Image.Image:
+    """The image, averaged down to a few times `size` pixels a side if it is larger."""
+    factor = min(image.size) // (ENOUGH * size)
+    return image.reduce(factor) if factor > 1 else image
+
+
 def _cropped(image: Image.Image, box: tuple[int, int, int, int], fill: Color) -> Image.Image:
     """What a box holds, and around the image nothing but `fill`."""
     left, top, right, bottom = box
@@ -180,6 +187,8 @@ def augmented(
         config: how much may change.
         rng: decides the rest.
     """
+    if config.crop_scale[1] > 1:  # a frame around a huge image would fill the memory
+        image = reduced(image, size)
     image = _cropped(image, crop_box(*image.size, config, rng), config.fill)
     image = image.resize((size, size), Image.Resampling.BICUBIC)
     if rng.random() < 0.5 and config.flip:
