@@ -111,7 +111,7 @@ def draw_map(
     if best is not None:
         x, y = _place(best.shares[None])
         axes.scatter(x, y, marker="*", s=260, color="crimson", edgecolors="white", zorder=6)
-    axes.set_title(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     ticks = measure.unscaled(np.linspace(ends[0], ends[1], 6))
     bar = figure.colorbar(dots, ax=axes, shrink=0.75, ticks=ticks)
     bar.ax.minorticks_off()
