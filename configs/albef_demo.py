@@ -30,7 +30,7 @@ SIZE = 64
 def get_config() -> AlbefConfig:
     """Captions tell left from right and corners from the centre: no flips, no crops."""
     return AlbefConfig(
-        steps=500,
+        steps=580,
         batch_size=64,
         model=AlbefModelConfig(
             vit=VitConfig(
@@ -73,10 +73,10 @@ def get_config() -> AlbefConfig:
         # a momentum model this young has little to say: alpha ends at a tenth
         loss=AlbefLossConfig(queue=256, ramp_steps=2_000),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
-        checkpoint=CheckpointConfig(every=250),
+        checkpoint=CheckpointConfig(every=290),
         evaluation=AlbefEvaluationConfig(
             sources=(ImageSource("drawn", name="held_out", split="held_out"),),
-            every=250,
+            every=290,
             images=108,
             baselines=True,
         ),

@@ -72,6 +72,9 @@ def test_kendall_tau(variant):
 class Colors:
     """A scorer that knows colors and their names."""
 
+    prefix = "A photo depicts "
+    background = (255, 255, 255)
+
     names = ("red", "green", "blue")
 
     def image_features(self, images):

@@ -138,7 +138,7 @@ def test_what_a_run_leaves_behind(finished):
             assert system[direction]["multilingual"]["R@10"] > 0
     # the first places are ordered anew, so what is among them stays
     plain, again = (systems[name]["image_to_text"]["multilingual"] for name in list(systems)[:2])
-    assert [plain[name] == again[name] for name in ("R@1", "R@5", "R@10")] == [False, True, True]
+    assert [plain[name] for name in ("R@5", "R@10")] == [again[name] for name in ("R@5", "R@10")]
     assert (workdir / "values_new.npz").exists()
     assert not list(workdir.rglob("*unfinished*"))
 
