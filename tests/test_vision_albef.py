@@ -466,7 +466,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         ("loss.temperature", 0.6, "from min_temperature = 0.001 to max_temperature = 0.5"),
         ("loss.alpha", 1.5, "from 0 to 1"),
         ("loss.mask_share", 0.0, "over 0 and under 1"),
-        ("loss.queue", 0, "positive"),
+        ("loss.queue", 0, "positive; momentum = False needs none"),
         ("model.vit.layers", -1, "positive"),
         ("model.text.hidden_size", 0, "positive"),
         ("model.text.dropout", 1.0, "at least 0 and under 1"),

@@ -86,7 +86,7 @@ class CaptionsConfig:
     held_out_sources: tuple[str, ...] = ()  # wholly kept from training, e.g. a drawing style
     limit: int = 0  # read at most that many images a source; 0: all
     decode_first: bool = True  # decode every image once before training, so that none stops it
-    decoded_mib: int = 512  # of images stay decoded, so that a small set is not in every epoch
+    decoded_mib: int = 512  # of images stay decoded: a small set is not decoded in every epoch
     skip_bad: bool = False  # leave bad images and captions out, and count them
 
 
@@ -153,7 +153,7 @@ class AlbefLossConfig(TemperatureConfig):
 
 ALBEF_BOUNDS = Bounds(
     positive=(
-        *("model.projection", "loss.min_temperature", "loss.queue"),
+        *("model.projection", "loss.min_temperature"),
         *("model.text.hidden_size", "model.text.intermediate_size", "model.text.positions"),
         *("model.vit.hidden_size", "model.vit.intermediate_size", "model.vit.layers"),
     ),
@@ -210,6 +210,7 @@ def _check_loss(loss: AlbefLossConfig) -> None:
         share = getattr(loss, name)
         require(0 <= share <= 1, f"loss.{name}", share, "from 0 to 1")
     require(0 < loss.mask_share < 1, "loss.mask_share", loss.mask_share, "over 0 and under 1")
+    require(loss.queue > 0, "loss.queue", loss.queue, "positive; momentum = False needs none")
 
 
 @dataclass

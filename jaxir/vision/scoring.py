@@ -19,7 +19,7 @@ from jaxir.vision.candidates import (
     read_captions,
     read_references,
 )
-from jaxir.vision.images import open_image
+from jaxir.vision.images import Color, open_image
 from jaxir.vision.ratings import VARIANTS, rated_pairs, read_ratings
 from jaxir.vision.scorer import Scorer
 from jaxir.vision.scores import clip_scores, kendall_tau, ref_clip_scores, reference_scores
@@ -140,7 +140,7 @@ def _image_vectors(
     with tqdm(total=len(names), unit=" images", disable=None, leave=None) as bar:
         for start in range(0, len(names), _OPENED):
             some = names[start : start + _OPENED]
-            opened = dict(_opened(some, images.folder, scorer, mistakes))
+            opened = dict(_opened(some, images.folder, scorer.background, mistakes))
             if opened and (mistakes.skip or not mistakes.found):
                 vectors |= zip(opened, scorer.image_features(list(opened.values())))
             bar.update(len(some))
@@ -148,11 +148,11 @@ def _image_vectors(
 
 
 def _opened(
-    names: Sequence[str], folder: Path, scorer: Scorer, mistakes: Mistakes
+    names: Sequence[str], folder: Path, background: Color, mistakes: Mistakes
 ) -> Iterator[tuple[str, Any]]:
     for name in names:
         try:
-            yield name, open_image(folder / name, background=scorer.background)
+            yield name, open_image(folder / name, background=background)
         except UserError as error:
             mistakes.found.append(str(error))
 
