@@ -3,7 +3,8 @@
     python -m jaxir.train --config emoji_judge.py --workdir JUDGE --config.captions.directory=DATA
     python -m jaxir.sweep --config sweep_emoji.py --workdir DIR --config.captions.directory=DATA \\
         --config.evaluation.judge=JUDGE
-    python -m jaxir.sweep report DIR
+    python -m jaxir.sweep report DIR --task held_out_style
+    python -m jaxir.sweep report DIR --task held_out_content
 
 The 10 points of step 1/3 over the shares of monolingual, cross-lingual and multilingual batches,
 and half and half. Uniform shares are one of them, against which the report tests the others. Data

@@ -13,7 +13,7 @@ from jaxir.config import EncoderConfig
 from jaxir.errors import UserError
 from jaxir.training.workdir import values_file
 from jaxir.vision import albef
-from jaxir.vision.captions import read_captions
+from jaxir.vision.captions import CaptionSet, read_captions
 from jaxir.vision.compared import CLIPSCORE, read_measured
 from jaxir.vision.config import (
     AlbefConfig,
@@ -163,12 +163,29 @@ def test_a_judge_sees_a_task_once_and_prefers_itself(task):
     rng = np.random.default_rng(0)
     chance = replace(same, images=unit(rng.normal(size=same.images.shape)))
     scorer.calls.clear()
-    best, other = (judge.of("task", task, one, WHITE) for one in (same, chance))
+    best, other = (judge.of("task", task, one) for one in (same, chance))
     assert scorer.calls == [len(pictures), len(texts)]
     for language, means in best.calibration.items():
         number = best.languages.index(language)
         assert best.found.means()[number] >= max(means["matched"], other.found.means()[number])
     assert best.found.figure() > other.found.figure()
+
+
+def test_a_judge_sees_transparent_images_on_its_own_background(task, monkeypatch):
+    """Not on that of the run which it judges."""
+    scorer, seen = Scorer(), set()
+    scorer.background = (1, 2, 3)
+    opened = CaptionSet.open
+
+    def spy(captions, number, background):
+        seen.add(background)
+        return opened(captions, number, background)
+
+    monkeypatch.setattr(CaptionSet, "open", spy)
+    features = np.ones((len(task.images), 1), np.float32), np.ones((len(task.texts), 1), np.float32)
+    states = np.zeros((len(task.images), 1, 1), np.float32)
+    Judge(scorer).of("task", task, Encoded(features[0], states, features[1]))
+    assert seen == {(1, 2, 3)}
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_read(tmp_path):

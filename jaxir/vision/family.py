@@ -48,7 +48,7 @@ def _results(
         tasks[name] = {"trained": report.to_dict()}
         totals = totals_of(report)
         if inputs.judge:
-            judgement = inputs.judge.of(name, task, encoded, background)
+            judgement = inputs.judge.of(name, task, encoded)
             tasks[name]["trained"][CLIPSCORE] = judgement.to_dict()
             totals[CLIPSCORE] = judgement.found
         if candidates:

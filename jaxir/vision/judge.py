@@ -19,7 +19,6 @@ from jaxir.errors import UserError
 from jaxir.retrieval.evaluation import Totals, plain
 from jaxir.retrieval.ranks import tie_order_of
 from jaxir.retrieval.topk import make_vectors, search
-from jaxir.vision.images import Color
 from jaxir.vision.retrieval_pool import Pool
 from jaxir.vision.scorer import Scorer, load_scorer
 from jaxir.vision.scores import WEIGHT, clip_scores
@@ -61,27 +60,26 @@ class Judge:
     scorer: Scorer
     known: dict[str, _Judged] = field(default_factory=dict)
 
-    def of(self, name: str, task: ImageTask, encoded: Encoded, background: Color) -> Judgement:
+    def of(self, name: str, task: ImageTask, encoded: Encoded) -> Judgement:
         """Judge what a model's features find.
 
         Args:
             name: of the task.
             task: its images and captions.
             encoded: the features of the model that is judged.
-            background: behind transparent images.
 
         Raises:
             UserError: an image cannot be decoded.
         """
         if name not in self.known:
-            self.known[name] = self._judged(task, background)
+            self.known[name] = self._judged(task)
         judged, pool = self.known[name], task.pool
         first = first_captions(encoded.images, encoded.captions, pool)
         found = totals_of_captions(first, judged.images, judged.captions, pool)
         return Judgement(pool.languages, found, judged.calibration)
 
-    def _judged(self, task: ImageTask, background: Color) -> _Judged:
-        vectors = []
+    def _judged(self, task: ImageTask) -> _Judged:
+        vectors, background = [], self.scorer.background  # what the judge was trained on
         for start in range(0, len(task.images), IMAGES_AT_ONCE):
             some = task.images[start : start + IMAGES_AT_ONCE].tolist()
             opened: Sequence[Image.Image] = [task.captions.open(x, background) for x in some]
