@@ -190,3 +190,27 @@ def test_two_processes_take_the_runs_of_a_sweep_together(config, tmp_path):
     assert (workdir / "X-X-seed0" / "values_held_out.npz").exists()
     assert list(json.loads((workdir / "results.json").read_text())["missing"]) == ["X-Y-seed0"]
     assert not list((workdir / "claims").iterdir())
+
+
+@pytest.mark.slow
+def test_processes_change_nothing_of_albef(tmp_path):
+    """Queues and batches that two processes hold parts of; what is measured of all images."""
+    config = tmp_path / "tiny_run.py"
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from tiny_albef import tiny_albef\n"
+        "def get_config():\n    return tiny_albef(dropout=0.1)\n"
+    )
+    workdirs = [tmp_path / "one" / "run", tmp_path / "two" / "run"]
+    for count, workdir in enumerate(workdirs, 1):
+        workdir.parent.mkdir()
+        if count == 2:
+            workdir = like(workdirs[0], workdir.parent)
+        with Run(config, workdir, count) as run:
+            assert run.wait() == [0] * count, run.text()
+    ours, theirs = map(weights, workdirs)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+    ours, theirs = (json.loads((x / "results.json").read_text())["tasks"] for x in workdirs)
+    assert ours == theirs
