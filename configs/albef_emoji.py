@@ -36,7 +36,7 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
     By the image-text contrast alone: matching and masked tokens would take two thirds of the time.
     """
     config = albef_demo.get_config()
-    config.steps, config.batch_size = 6_000, 256
+    config.steps, config.batch_size = 9_000, 256
     model = config.model
     model.vit.image_size = SIZE
     model.text.layers, model.text_layers = 2, 1

@@ -24,9 +24,9 @@ def _emoji(split: str) -> ImageSource:
 
 
 def get_config() -> AlbefConfig:
-    """As the judged, but for the split, the shares and what is changed of images."""
+    """As the judged, but for split, steps, shares and what is changed of images."""
     config = albef_emoji.get_config()
-    config.seed = SEED
+    config.seed, config.steps = SEED, 6_000
     config.captions.sources = (_emoji("train"),)
     # it sees every style, so there is less to bridge
     usual = AugmentConfig()

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from jaxir.retrieval.plots import save
 from jaxir.retrieval.values import write_totals
 from jaxir.training.family import Family, Results
 from jaxir.training.processes import is_first
@@ -14,7 +15,7 @@ from jaxir.vision.compared import ALIGNMENT, CLIPSCORE, COLUMNS, totals_of
 from jaxir.vision.config import AlbefConfig
 from jaxir.vision.inputs import AlbefInputs, prepare
 from jaxir.vision.objective import ALIGNING
-from jaxir.vision.pictures import draw_retrieved
+from jaxir.vision.pictures import retrieved
 from jaxir.vision.pixel_baseline import pixel_baseline
 from jaxir.vision.tasks import Programs, encode_task, make_programs, measure_task
 
@@ -57,9 +58,10 @@ def _results(
         if config.evaluation.baselines:
             pixels = pixel_baseline(inputs.parts["training"], task.captions, background=background)
             tasks[name]["most alike pixels"] = pixels.to_dict()
+        picture = retrieved(task, encoded, background)
         if is_first():
             write_totals(workdir / values_file(name), task.pool.languages, totals)
-            draw_retrieved(task, encoded, background, workdir / f"retrieved_{name}.png")
+            save(picture, workdir / f"retrieved_{name}.png")
     return tasks
 
 

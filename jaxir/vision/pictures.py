@@ -3,7 +3,6 @@
 Dimension key: I images, T captions, E width of features, Q captions that are drawn.
 """
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from jaxtyping import Int
 from matplotlib import font_manager, ft2font
 from matplotlib.figure import Figure
 
-from jaxir.retrieval.plots import save
 from jaxir.retrieval.ranks import tie_order_of
 from jaxir.retrieval.topk import make_vectors, search
 from jaxir.vision.images import Color
@@ -30,16 +28,11 @@ SHAPED = ("ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "TELUGU", "KHMER
 _HAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 
 
-def draw_retrieved(task: ImageTask, encoded: Encoded, background: Color, path: os.PathLike) -> None:
-    """Write `retrieved` as a PNG."""
-    save(retrieved(task, encoded, background), path)
-
-
 def retrieved(task: ImageTask, encoded: Encoded, background: Color) -> Figure:
     """The first images found for captions of different things, one a language; right ones framed.
 
     A caption whose letters no font here has is named by its language alone. Where there is an
-    English caption of the same thing, it stands below.
+    English caption of the same thing, it stands below. To be called by every process: devices search.
 
     Args:
         task: images and captions.
