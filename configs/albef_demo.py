@@ -3,7 +3,7 @@
     python -m jaxir.train --config albef_demo.py
 
 One to three equal shapes of one colour in one place, told in eight languages; a fifth of the 540
-combinations are only measured on. On two CPU cores: 4 minutes. Expected: see README.
+combinations are only measured on. On two CPU cores: 5 minutes at most. Expected: see README.
 """
 
 from jaxir.config import (
@@ -31,7 +31,7 @@ GROUND, SPREAD = (0.87,) * 3, (0.35,) * 3  # of the drawings: the ground is noth
 def get_config() -> AlbefConfig:
     """Captions tell left from right and corners from the centre: no flips, no crops."""
     return AlbefConfig(
-        steps=500,
+        steps=400,
         batch_size=64,
         model=AlbefModelConfig(
             vit=VitConfig(
@@ -73,7 +73,7 @@ def get_config() -> AlbefConfig:
         hybrid=HybridConfig(
             shares=Shares(monolingual=1, cross_lingual=1, multilingual=1),
         ),
-        # a momentum model this young has little to say: alpha ends at .1
+        # a momentum model this young has little to say: alpha ends at .08
         loss=AlbefLossConfig(queue=256, ramp_steps=2_000),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
         checkpoint=CheckpointConfig(every=200),
