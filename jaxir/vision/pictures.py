@@ -32,7 +32,8 @@ def retrieved(task: ImageTask, encoded: Encoded, background: Color) -> Figure:
     """The first images found for captions of different things, one a language; right ones framed.
 
     A caption whose letters no font here has is named by its language alone. Where there is an
-    English caption of the same thing, it stands below. To be called by every process: devices search.
+    English caption of the same thing, it stands below. Every process has to call this: devices
+    search.
 
     Args:
         task: images and captions.
