@@ -29,10 +29,9 @@ def get_config() -> AlbefConfig:
     config.seed, config.steps = SEED, 6_000
     config.captions.sources = (_emoji("train"),)
     # it sees every style, so there is less to bridge
-    usual = AugmentConfig()
-    augment = config.captions.augment
-    augment.crop_scale, augment.crop_ratio = usual.crop_scale, usual.crop_ratio
-    augment.color = usual.color
+    config.captions.augment = AugmentConfig(
+        flip=False, randaugment_operations=1, fill=(255, 255, 255)
+    )
     config.evaluation.sources = (_emoji("held_out_content"),)
     config.hybrid.shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
     # frozen where it is least wrong about emoji that it was not trained on

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import write_config
+from tiny import write_call, write_config
 
 from jaxir.training import processes
 
@@ -101,13 +101,13 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
     return load_file(workdir / "export" / "model.safetensors")
 
 
-def assert_same_to_1e_5(one: Path, other: Path) -> None:
+def assert_same_to_1e_5(one: Path, other: Path, steps: int = STEPS) -> None:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
     # lines before may be means of fewer steps, where a run went on within them
-    assert lines(one)[STEPS]["loss"] == pytest.approx(lines(other)[STEPS]["loss"], abs=1e-5)
+    assert lines(one)[steps]["loss"] == pytest.approx(lines(other)[steps]["loss"], abs=1e-5)
 
 
 @pytest.mark.slow
@@ -195,24 +195,16 @@ def test_two_processes_take_the_runs_of_a_sweep_together(config, tmp_path):
 @pytest.mark.slow
 def test_processes_change_nothing_of_albef(tmp_path):
     """Queues and batches that two processes hold parts of; what is measured of all images."""
-    config = tmp_path / "tiny_run.py"
-    config.write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from tiny_albef import tiny_albef\n"
-        "def get_config():\n    return tiny_albef(dropout=0.1)\n"
-    )
-    # the fusion layers know nothing of processes, and take long to compile
+    steps = 8
+    config = write_call(tmp_path, f"tiny_albef.tiny_albef({steps}, dropout=0.1)")
+    # fusion takes long to compile; test_vision_albef.py has it on 8 devices
     losses = ("--config.loss.itm=False", "--config.loss.mlm=False")
-    workdirs = [tmp_path / "one" / "run", tmp_path / "two" / "run"]
-    for count, workdir in enumerate(workdirs, 1):
-        workdir.parent.mkdir()
-        if count == 2:
-            workdir = like(workdirs[0], workdir.parent)
-        with Run(config, workdir, count, *losses) as run:
-            assert run.wait() == [0] * count, run.text()
-    ours, theirs = map(weights, workdirs)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
-    ours, theirs = (json.loads((x / "results.json").read_text())["tasks"] for x in workdirs)
+    one = tmp_path / "one"
+    with Run(config, one, 1, *losses) as run:
+        assert run.wait() == [0], run.text()
+    two = like(one, tmp_path / "two")
+    with Run(config, two, 2, *losses) as run:
+        assert run.wait() == [0, 0], run.text()
+    assert_same_to_1e_5(one, two, steps)
+    ours, theirs = (json.loads((x / "results.json").read_text())["tasks"] for x in (one, two))
     assert ours == theirs

@@ -182,9 +182,8 @@ def test_a_judge_sees_transparent_images_on_its_own_background(task, monkeypatch
         return opened(captions, number, background)
 
     monkeypatch.setattr(CaptionSet, "open", spy)
-    features = np.ones((len(task.images), 1), np.float32), np.ones((len(task.texts), 1), np.float32)
-    states = np.zeros((len(task.images), 1, 1), np.float32)
-    Judge(scorer).of("task", task, Encoded(features[0], states, features[1]))
+    images, captions = (np.ones((len(x), 1), np.float32) for x in (task.images, task.texts))
+    Judge(scorer).of("task", task, Encoded(images, images[:, None], captions))
     assert seen == {(1, 2, 3)}
 
 

@@ -69,12 +69,17 @@ def tiny_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Config:
 def write_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Path:
     """The tiny config as a file that `--config` reads."""
     tiny_config(folder, steps, row_tokens)
+    return write_call(folder, f"tiny.tiny_config(Path({str(folder)!r}), {steps}, {row_tokens})")
+
+
+def write_call(folder: Path, call: str) -> Path:
+    """A file that `--config` reads, whose config is what a call of a module here gives."""
     path = folder / "tiny_run.py"
     path.write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
-        "from tiny import tiny_config\n"
-        f"def get_config():\n    return tiny_config(Path({str(folder)!r}), {steps}, {row_tokens})\n"
+        f"import {call.split('.')[0]}\n"
+        f"def get_config():\n    return {call}\n"
     )
     return path
