@@ -32,6 +32,8 @@ from jaxir.training.workdir import claim
 
 NAMED = ("X-X", "uniform")
 KILLS = 5
+# compiling is most of what these short runs do
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def _config(folder, named=NAMED, seeds=1):
@@ -335,29 +337,26 @@ def _like(whole, workdir):
     return workdir
 
 
+def _command(module, config, workdir, *flags):
+    command = [sys.executable, "-m", module, "--config", str(config), "--workdir", str(workdir)]
+    switches = ("evaluation.every=0", "watch.tensorboard=False", "watch.export=False")
+    return [*command, *(f"--config.{flag}" for flag in (*switches, *flags))]
+
+
 def _start(config, workdir, log):
-    command = [sys.executable, "-m", "jaxir.sweep", "--config", str(config), "--workdir"]
+    flags = (f"sweep.named={NAMED!r}", "sweep.seeds=2")
     with log.open("ab") as stream:
         return subprocess.Popen(
-            [*command, str(workdir), "--config.evaluation.every=0"],
+            _command("jaxir.sweep", config, workdir, *flags),
             stdout=stream,
             stderr=stream,
-            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+            env=ENVIRONMENT,
         )
 
 
 @pytest.mark.slow
 def test_kills_and_two_workers_change_nothing_in_the_report(tmp_path):
     config = write_config(tmp_path, steps=80)
-    text = config.read_text().replace("from tiny import tiny_config", "import tiny")
-    text = text.replace(
-        "    return tiny_config",
-        "    from jaxir.config import SweepConfig\n    config = tiny.tiny_config",
-    )
-    config.write_text(
-        f"{text}    config.sweep = SweepConfig(named={NAMED!r}, seeds=2)\n"
-        "    config.watch.tensorboard = config.watch.export = False\n    return config\n"
-    )
     log = tmp_path / "log"
     assert _start(config, tmp_path / "whole", log).wait(timeout=900) == 0, log.read_text()
 
@@ -389,19 +388,10 @@ def test_kills_and_two_workers_change_nothing_in_the_report(tmp_path):
     assert "nan" not in expected[1].lower()
 
     # and a run of a sweep is that run alone
-    alone = [
-        *(sys.executable, "-m", "jaxir.train", "--config", str(config), "--workdir"),
-        *(str(tmp_path / "alone"), "--config.evaluation.every=0", "--config.seed=1"),
-        *(
-            "--config.sweep.named=()",
-            "--config.sweep.step=0",
-            "--config.hybrid.shares.monolingual=1",
-        ),
-        "--config.hybrid.shares.cross_lingual=0",
-    ]
+    shares = ("hybrid.shares.monolingual=1", "hybrid.shares.cross_lingual=0")
+    alone = _command("jaxir.train", config, tmp_path / "alone", "seed=1", *shares)
     _like(tmp_path / "whole", tmp_path / "alone")
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    subprocess.run(alone, check=True, capture_output=True, timeout=300, env=environment)
+    subprocess.run(alone, check=True, capture_output=True, timeout=300, env=ENVIRONMENT)
     tasks = [
         json.loads((folder / "results.json").read_text())["tasks"]
         for folder in (tmp_path / "alone", killed / "X-X-seed1")
