@@ -132,6 +132,14 @@ def test_search_is_compared_with_the_same_answers(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"MLQA's pairs are not at {DATA}")
+def test_training_on_mlqa_has_a_table_for_its_tokens(config):
+    found = training.measure(config, 1, "", DATA)
+    assert np.isfinite(found["packed"]["first loss"])
+    assert found["packed"]["first loss"] == pytest.approx(found["padded"]["first loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"MLQA's pairs are not at {DATA}")
 def test_packing_wastes_little_of_mlqa():
     found = pipeline._waste(DATA)
     assert found["packed"] <= 0.05 < 0.3 < found["padded"]

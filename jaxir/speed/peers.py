@@ -17,6 +17,7 @@ from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel
+from jaxir.speed import timing
 
 
 def require(module: str, package: str) -> Any:
@@ -53,6 +54,23 @@ def load_sentence_transformer(model: TrainedModel) -> Any:
             max_tokens=model.max_passage_tokens,
         )
         return peer.SentenceTransformer(str(target), device=torch_device())
+
+
+def matmul_speed(dtype: str) -> float:
+    """FLOPs a second of the product that `timing.matmul_speed` measures, by PyTorch."""
+    torch = require("torch", "torch")
+    size, repeats = timing.product_size(), 16
+    shape, device = (size, size), torch_device()
+    left, right = (torch.randn(shape, dtype=getattr(torch, dtype), device=device) for _ in "lr")
+
+    def products() -> None:
+        x = left
+        for _ in range(repeats):
+            x = torch.tanh(x @ right)
+        float(x[0, 0])  # which waits for the device
+
+    seconds = timing.in_turns({"products": products}, 5)["products"]
+    return repeats * 2 * size**3 / min(seconds)
 
 
 def training_steps(

@@ -22,7 +22,7 @@ def report(measures: Mapping[str, Callable[[], dict[str, Any]]], output: Path | 
     """
     figures: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "machine": f"{platform.platform()}, {os.cpu_count()} x {_processor()}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
     }
@@ -33,6 +33,18 @@ def report(measures: Mapping[str, Callable[[], dict[str, Any]]], output: Path | 
             write_json(output, figures)
             output.with_suffix(".md").write_text("\n".join(_table(figures)) + "\n", "utf-8")
     print(json.dumps({x: figures[x] for x in ("date", "machine", "devices", "jax")}))
+
+
+def _processor() -> str:
+    """The name of the CPU, and the widest vectors that it computes with."""
+    known = {}
+    if Path("/proc/cpuinfo").exists():  # Linux only
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            known[name.strip()] = value.strip()
+    name = known.get("model name") or platform.processor() or platform.machine()
+    vectors = [x for x in ("avx512f", "avx2") if x in known.get("flags", "").split()][:1]
+    return " ".join([name, *vectors])
 
 
 def _table(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -60,12 +60,19 @@ def anonymous_memory() -> Iterator[dict[str, int]]:
         thread.join()
 
 
+def product_size() -> int:
+    """Rows and columns of the matrices whose product is measured."""
+    import jax
+
+    return 1024 if jax.default_backend() == "cpu" else 8192
+
+
 def matmul_speed(dtype: str) -> float:
     """FLOPs a second of a large matrix product on one device: what MFU is held against."""
     import jax
     import jax.numpy as jnp
 
-    size, repeats = (1024, 8) if jax.default_backend() == "cpu" else (8192, 16)
+    size, repeats = product_size(), 16
     left, right = (jax.random.normal(jax.random.key(x), (size, size), dtype) for x in (0, 1))
 
     @jax.jit

@@ -33,6 +33,8 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
         against: "sentence-transformers", or "".
         directory: of MLQA's pairs; None: made-up ids of their lengths.
     """
+    if directory:
+        config = work.for_mlqa(config, directory)
     mesh = make_mesh(config)
     padded, packed = batches_of(config, mesh.size, directory)
     with jax.set_mesh(mesh):
@@ -85,6 +87,9 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
             seconds[name], seconds["packed"]
         )
     figures["TFLOP/s of a measured product, a device"] = matmul / mesh.size / 1e12
+    if against:
+        by_peer = peers.matmul_speed(config.model.compute_dtype)
+        figures["TFLOP/s of the same product, by PyTorch"] = by_peer / 1e12
     figures["seconds of a step's parts"] = parts
     figures["memory of the devices, GiB"] = [
         (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30

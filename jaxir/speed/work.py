@@ -5,6 +5,7 @@ Dimension key: B pairs, L tokens.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -118,6 +119,26 @@ def _shared(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
     return batches
 
 
+def for_mlqa(config: Config, directory: Path) -> Config:
+    """The same run, with a table of as many embeddings as the tokens that MLQA's texts may have.
+
+    Args:
+        config: the run.
+        directory: holds `tokenizers/mbert-cased-vocab.txt`.
+
+    Raises:
+        UserError: the file is not there.
+    """
+    encoder = config.model.encoder
+    size = max(encoder.vocab_size, len(_mlqa_tokenizer(directory)))
+    encoder = dataclasses.replace(encoder, vocab_size=size)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+
+
+def _mlqa_tokenizer(directory: Path) -> Any:
+    return read_tokenizer(str(directory / "tokenizers/mbert-cased-vocab.txt"))
+
+
 def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> Loader:
     """A loader of MLQA's pairs, as training would have it, with equal shares of three kinds.
 
@@ -141,9 +162,8 @@ def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> L
         for query in queries.split()
     )
     collection = read_collection(DataConfig(directory=str(directory), sources=sources))
-    tokenizer = read_tokenizer(str(directory / "tokenizers/mbert-cased-vocab.txt"))
     model = config.model
-    tokens = tokenize(collection, tokenizer, model, cache)
+    tokens = tokenize(collection, _mlqa_tokenizer(directory), model, cache)
     shares = Shares(monolingual=1, cross_lingual=1, multilingual=1)
     return Loader(
         collection,

@@ -1,0 +1,37 @@
+"""jaxir is ahead of what a user would pick instead, in the same run; `-s` shows the figures.
+
+By how much depends on the CPU and on what else it does: README has figures with their machines.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+PEER = "sentence-transformers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [("train", f"times the pairs a second of {PEER}"), ("encode", f"times as fast as {PEER}")],
+)
+def test_ahead_of_sentence_transformers(name, ratio, tmp_path):
+    output = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "jaxir.bench", name, "--against", PEER, "--rounds", "2"]
+    # as a user runs it: these tests compile fast, for several devices, not for speed
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    subprocess.run(
+        [*command, "--output", str(output)],
+        check=True,
+        capture_output=True,
+        env=environment,
+        timeout=900,
+    )
+    found = json.loads(output.read_text())
+    print(found["machine"], found[name][ratio])
+    assert found[name][ratio]["of medians"] > 1
