@@ -10,10 +10,11 @@ The model has random weights (--shape), the texts are made up with MLQA's length
 `memory`: planned peak of a step, and of one with gradient caching at 16 times the batch.
 
 `encode`: texts into embeddings, beside sentence-transformers: the demo's passages, or sentences of
-XQuAD-R (--directory, --languages), with --model's weights or random ones.
+XQuAD-R (--directory, --languages), with --model's weights or random ones (--shape, --dtype).
 
-`search`: the first 100 of 500,000 passages of 384 numbers for 256 queries, on an index that stands
-on the device, beside the matrix product alone and faiss or torch. --passages, --width, --dtype.
+`search`: the first 100 of 500,000 passages of 384 numbers (on a GPU or TPU of 10,000,000 of 768)
+for 256 queries, on an index that stands on the device, beside the matrix product alone and faiss or
+torch. --passages, --width, --dtype.
 
 `search_disk`: the same of 5,000,000 passages in bfloat16 that are streamed from a file made for it
 (3.6 GiB in the folder for temporary files), with the most anonymous memory of the process.
@@ -31,12 +32,12 @@ a second and the planned peak of memory; and its towers by themselves. --pairs: 
 
 `profile`: a trace of one training step in the folder --trace, and its largest operations.
 
-`all`: train, memory, encode, search and profile one after the other, each against its peer where
-that is installed, at a size that suits the device: XLM-R base, 2,048 pairs and 10,000,000 passages
-on a GPU or TPU, small ones on a CPU. Writes FILE.json after each, and a table to FILE.md.
+`all`: train, memory, encode, search and profile one after the other, each in a process of its own
+and against its peer where that is installed, in two rounds, at a size that suits the device: XLM-R
+base, 2,048 pairs and 10,000,000 passages on a GPU or TPU, small ones on a CPU. Writes FILE.json
+after each, a table to FILE.md, and the trace to FILE.profile.
 """
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -80,14 +81,28 @@ def main(argv: list[str]) -> int | None:
         raise UserError(f"--output {values.output}: its folder is not there")
     # PyTorch needs room on the same GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    output = Path(values.output) if values.output else None
+    if name == "all":
+        from jaxir.speed.together import measure_all
+
+        trace = output.with_suffix(".profile") if output else Path("profile")
+        measure_all(output, Path(values.trace or trace), _for_all(values))
+        return 0
     from jaxir.host_memory import keep_freed_memory
     from jaxir.speed.report import report
 
     keep_freed_memory()
-    wanted = ("train", "memory", "encode", "search", "profile") if name == "all" else (name,)
-    measures = {one: _measure(one, values, whole=name == "all") for one in wanted}
-    report(measures, Path(values.output) if values.output else None)
+    report(name, _measure(name, values), output)
     return 0
+
+
+def _for_all(values: flags.FlagValues) -> list[str]:
+    """The flags that every part of `all` gets."""
+    if values.directory:
+        raise UserError("--directory: that of train is not that of encode; give it to one of them")
+    names = ("shape", "pairs", "texts_at_once", "dropout", "dtype", "model", "passages", "width")
+    given = [f"--{name}={values[name].value}" for name in names if values[name].present]
+    return [*given, f"--rounds={values.rounds if values['rounds'].present else 2}"]
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -103,13 +118,13 @@ def _define(values: flags.FlagValues) -> None:
     text("directory", None, "folder of the texts", flag_values=values)
     flags.DEFINE_list("languages", ["en", "ar", "zh"], "of XQuAD-R", flag_values=values)
     text("model", "", "workdir, folder or hub name", flag_values=values)
-    number("passages", None, "of the index (default: 500,000)", 100, flag_values=values)
-    number("width", None, "of an embedding (default: 384)", 1, flag_values=values)
+    number("passages", None, "of the index (default: as the device)", 100, flag_values=values)
+    number("width", None, "of an embedding (default: as the device)", 1, flag_values=values)
     text("trace", "", "folder for a profile", flag_values=values)
 
 
-def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], dict[str, Any]]:
-    """What measures one benchmark; `whole`: with its peer, where that is installed."""
+def _measure(name: str, values: flags.FlagValues) -> Callable[[], dict[str, Any]]:
+    """What measures one benchmark."""
     import jax
 
     from jaxir.speed import encoding, loading, pipeline, search, table, training, work
@@ -125,13 +140,9 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
     at_once = values.texts_at_once or (64 if large else 0)
     config = work.run_config(shape, pairs, dtype, at_once, values.dropout)
     directory = Path(values.directory) if values.directory else None
-    against = values.against
-    if whole:
-        peer = {"search": "torch"}.get(name, "sentence-transformers")
-        against = peer if importlib.util.find_spec(peer.replace("-", "_")) else ""
-    rounds = values.rounds
-    passages = values.passages or (10_000_000 if large and whole else 500_000)
-    width = values.width or (768 if large and whole else 384)
+    against, rounds = values.against, values.rounds
+    passages = values.passages or (10_000_000 if large else 500_000)
+    width = values.width or (768 if large else 384)
 
     def measure_albef() -> dict[str, Any]:
         from jaxir.speed import alignment  # no other benchmark needs what it imports
@@ -144,7 +155,7 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
         "train": lambda: training.measure(config, rounds, against, directory),
         "memory": lambda: training.measure_memory(config, 16),
         "encode": lambda: encoding.measure(
-            rounds, values.model, directory, values.languages, against
+            config, rounds, values.model, directory, values.languages, against
         ),
         "search": lambda: search.measure(rounds, passages, width, dtype, against),
         "search_disk": lambda: search.measure_disk(rounds),
@@ -152,7 +163,7 @@ def _measure(name: str, values: flags.FlagValues, whole: bool) -> Callable[[], d
         "table": lambda: table.measure(config, rounds),
         "albef": measure_albef,
         "load": lambda: loading.measure(rounds, values.model),
-        "profile": lambda: training.profile(config, Path(values.trace or "profile")),
+        "profile": lambda: training.profile(config, Path(values.trace)),
     }
     return measures[name]
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 from jaxir import bench
 from jaxir.config import EncoderConfig
-from jaxir.errors import UserError
+from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import embed, init_params
-from jaxir.speed import alignment, pipeline, report, search, table, timing, training, work
+from jaxir.speed import alignment, pipeline, report, search, table, timing, together, training, work
 from jaxir.training.step import matmul_flops
 from jaxir.vision.shapes import VitConfig
 
@@ -157,16 +158,49 @@ def test_turns_are_taken_and_the_first_does_not_count():
     }
 
 
-def test_figures_are_written_after_each_measure(tmp_path, capsys):
-    def broken():
-        raise UserError("no")
-
+def test_figures_are_written_with_their_machine(tmp_path, capsys):
     output = tmp_path / "figures.json"
-    with pytest.raises(UserError):
-        report.report({"one": lambda: {"a": {"b": 0.12345}}, "two": broken}, output)
-    assert json.loads(output.read_text())["one"] == {"a": {"b": 0.12345}}
+    report.report("one", lambda: {"a": {"b": 0.12345}}, output)
+    found = json.loads(output.read_text())
+    assert found["one"] == {"a": {"b": 0.12345}}
+    assert {"date", "machine", "devices", "jax"} < set(found)
     assert "| one, a, b | 0.1235 |" in output.with_suffix(".md").read_text()
     assert '"b": 0.12345' in capsys.readouterr().out
+
+
+def test_what_one_part_breaks_on_costs_the_others_nothing(tmp_path, monkeypatch):
+    commands = {}
+
+    def run(command):
+        commands[command[3]] = command[4:]
+        (output,) = (word.partition("=")[2] for word in command if word.startswith("--output="))
+        if command[3] == "encode":
+            return SimpleNamespace(returncode=-9)
+        Path(output).write_text(json.dumps({"jax": "1", command[3]: {"a": 1.5}}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(together.subprocess, "run", run)
+    output = tmp_path / "all.json"
+    with pytest.raises(RunError, match=r"encode: failed, .* is in .*all\.json"):
+        bench.main(["jaxir.bench", "all", "--pairs=8", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert found["encode"] == {"failed": "exit status -9"}
+    assert all(found[part] == {"a": 1.5} for part in together.PARTS if part != "encode")
+    assert "| search, a | 1.5 |" in output.with_suffix(".md").read_text()
+    assert all({"--pairs=8", "--rounds=2"} < set(words) for words in commands.values())
+    assert f"--trace={tmp_path / 'all.profile'}" in commands["profile"]
+
+
+def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no kernel for that")
+
+    monkeypatch.setattr(training.peers, "torch_device", lambda: "cpu")
+    monkeypatch.setattr(training.peers, "training_steps", broken)
+    monkeypatch.setattr(training.peers, "matmul_speed", lambda dtype: 1e12)
+    found = training.measure(config, 1, "sentence-transformers", None)
+    assert found["failed"] == {"sentence-transformers": "RuntimeError: no kernel for that"}
+    assert found["packed"]["pairs a second"] > 0
 
 
 @pytest.mark.parametrize(
@@ -179,6 +213,7 @@ def test_figures_are_written_after_each_measure(tmp_path, capsys):
         (["train", "--dtype", "int4"], "--dtype int4: must be float32 or bfloat16"),
         (["load"], "--model is missing"),
         (["profile"], "--trace is missing"),
+        (["all", "--directory", "x"], "that of train is not that of encode"),
         (["train", "--output", "absent/x.json"], "its folder is not there"),
     ],
 )

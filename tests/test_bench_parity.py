@@ -11,7 +11,7 @@ from jaxir.speed import encoding, peers, search, training, work
 from jaxir.training.sharding import make_mesh
 from jaxir.training.step import make_state
 
-pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
 pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
 
 
@@ -33,11 +33,33 @@ def test_sentence_transformers_trains_as_we_do(config, texts_at_once):  # noqa: 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("texts_at_once", [0, 2])
+def test_every_product_of_the_peer_is_in_the_runs_precision(config, texts_at_once):  # noqa: F811
+    config.scale.texts_at_once = texts_at_once
+    config.model.compute_dtype = "bfloat16"
+    mesh, met = make_mesh(config), []
+    padded, _ = work.made_up_batches(config, mesh.size)
+    with jax.set_mesh(mesh):
+        params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
+    steps = peers.training_steps(config, params, padded[:1], compiled=False)
+
+    def note(module, _, output):
+        if isinstance(module, torch.nn.Linear):
+            met.append(output.dtype)
+
+    with torch.nn.modules.module.register_module_forward_hook(note):
+        steps()
+    assert set(met) == {torch.bfloat16}
+    # the cached loss embeds all texts twice
+    assert len(met) == 2 * 6 * config.model.encoder.layers * (1 if not texts_at_once else 16)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_sentence_transformers_encodes_as_we_do(config, monkeypatch):  # noqa: F811
     # more pieces than the demo's tokenizer has
-    monkeypatch.setattr(work.SHAPES["small"], "vocab_size", 8_001)
+    monkeypatch.setattr(config.model.encoder, "vocab_size", 8_001)
     monkeypatch.setattr(encoding, "cldr_retrieval_set", _few_texts)
-    found = encoding.measure(1, "", None, (), "sentence-transformers")
+    found = encoding.measure(config, 1, "", None, (), "sentence-transformers")
     assert found["largest difference of a number"] < 1e-5
 
 

@@ -9,22 +9,28 @@ import numpy as np
 
 from jaxir.benchmarks.cldr import cldr_retrieval_set
 from jaxir.benchmarks.lareqa import read_language
-from jaxir.config import DualEncoderConfig
+from jaxir.config import Config, DualEncoderConfig
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.trained import TrainedModel
 from jaxir.retriever import Retriever
-from jaxir.speed import peers, timing, work
+from jaxir.speed import peers, timing
 
 
 def measure(
-    rounds: int, model: str, directory: Path | None, languages: Sequence[str], against: str
+    config: Config,
+    rounds: int,
+    model: str,
+    directory: Path | None,
+    languages: Sequence[str],
+    against: str,
 ) -> dict[str, Any]:
     """Seconds to encode some texts, by jaxir and by a peer in turns.
 
     Args:
+        config: of the model with random weights.
         rounds: how often each is measured; what comes before, and compiles, does not count.
-        model: folder, workdir or hub name; "": random weights of the small shape.
+        model: folder, workdir or hub name; "": random weights.
         directory: of XQuAD-R, whose sentences are encoded; None: the demo's passages.
         languages: of XQuAD-R.
         against: "sentence-transformers", or "".
@@ -36,7 +42,7 @@ def measure(
             for language in languages
             for text in read_language(directory / f"{language}.json", language, "sentence").passages
         ]
-    retriever = Retriever.load(model) if model else _random(texts)
+    retriever = Retriever.load(model) if model else _random(config, texts)
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
@@ -46,16 +52,20 @@ def measure(
     if against:
         peer = _peer(retriever, model)
         prompt = retriever.model.passage_prefix
+        at_once = 256 if peers.torch_device() == "cuda" else 32  # as its default is
 
         def theirs() -> None:
-            found[against] = peer.encode(texts, prompt=prompt)
+            found[against] = peer.encode(texts, prompt=prompt, batch_size=at_once)
 
         candidates[against] = theirs
     seconds = timing.in_turns(candidates, rounds)
     figures: dict[str, Any] = {
         "texts": len(texts),
         "from": f"XQuAD-R {' '.join(languages)}" if directory else "the demo",
-        "model": model or "random weights of the small shape",
+        "model": model or "random weights",
+        "width": retriever.model.config.encoder.hidden_size,
+        "layers": retriever.model.config.encoder.layers,
+        "precision": retriever.model.config.compute_dtype,
         "seconds": {name: timing.spread(times) for name, times in seconds.items()},
         "texts a second": {
             name: len(texts) / float(np.median(times)) for name, times in seconds.items()
@@ -69,16 +79,20 @@ def measure(
     return figures
 
 
-def _random(texts: Sequence[str]) -> Retriever:
-    config = DualEncoderConfig(work.SHAPES["small"], compute_dtype="float32")
+def _random(config: Config, texts: Sequence[str]) -> Retriever:
+    model = DualEncoderConfig(config.model.encoder, compute_dtype=config.model.compute_dtype)
     tokenizer = train_tokenizer(texts, 8_000)
-    params = jax.device_get(init_params(config, jax.random.key(0)))
-    limit = min(256, config.encoder.max_tokens)
-    return Retriever(TrainedModel(config, params, tokenizer, "", "", limit, limit))
+    params = jax.device_get(init_params(model, jax.random.key(0)))
+    limit = min(256, model.encoder.max_tokens)
+    return Retriever(TrainedModel(model, params, tokenizer, "", "", limit, limit))
 
 
 def _peer(retriever: Retriever, name: str) -> Any:
     if Path(name).is_dir() and (Path(name) / "modules.json").exists():
         package = peers.require("sentence_transformers", "sentence-transformers")
-        return package.SentenceTransformer(name, device=peers.torch_device())
-    return peers.load_sentence_transformer(retriever.model)
+        peer = package.SentenceTransformer(name, device=peers.torch_device())
+    else:
+        peer = peers.load_sentence_transformer(retriever.model)
+    if retriever.model.config.compute_dtype == "bfloat16":
+        peers.in_bfloat16(peer)
+    return peer

@@ -39,6 +39,15 @@ def torch_device() -> str:
     return "cuda" if require("torch", "torch").cuda.is_available() else "cpu"
 
 
+def in_bfloat16(model: Any) -> None:
+    """Let a model's products be in bfloat16 (autocast), wherever it is called.
+
+    The cached loss calls it again from the backward pass, where autocast around the loss has ended.
+    """
+    torch = require("torch", "torch")
+    model.forward = torch.autocast(torch_device(), torch.bfloat16)(model.forward)
+
+
 def load_sentence_transformer(model: TrainedModel) -> Any:
     """sentence-transformers with the same weights."""
     peer = require("sentence_transformers", "sentence-transformers")
@@ -80,8 +89,8 @@ def training_steps(
 
     The loss is that of in-batch negatives. Texts are padded to the longest of the batch, as
     sentence-transformers does, and are on the device before; with `scale.texts_at_once` its cached
-    loss embeds so many at a time. On a GPU the products are in bfloat16 (autocast), attention is
-    PyTorch's own (SDPA).
+    loss embeds so many at a time. Products are in the run's precision (bfloat16 by autocast),
+    attention is PyTorch's own (SDPA).
 
     Args:
         config: the run.
@@ -99,6 +108,9 @@ def training_steps(
     model.train()
     if compiled:
         model[0].auto_model.compile(dynamic=True)
+    half = config.model.compute_dtype == "bfloat16"
+    if half:
+        in_bfloat16(model)
     scale = 1 / config.loss.temperature
     if config.scale.texts_at_once:
         loss = losses.CachedMultipleNegativesRankingLoss(
@@ -115,7 +127,7 @@ def training_steps(
     def steps() -> list[float]:
         values = []
         for pair in features:
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 value = loss([dict(side) for side in pair], None)
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)

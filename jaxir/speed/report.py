@@ -13,26 +13,31 @@ import jax
 from jaxir.whole_files import write_json
 
 
-def report(measures: Mapping[str, Callable[[], dict[str, Any]]], output: Path | None) -> None:
-    """Measure one after the other, show the figures, and write those there are after each.
+def report(name: str, measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
+    """Measure, then show the figures, with their machine, and write them.
 
     Args:
-        measures: by name.
+        name: of the benchmark.
+        measure: gives its figures.
         output: JSON; a table of the same name but for .md goes beside it. None: nothing is written.
     """
-    figures: dict[str, Any] = {
+    where = {
         "date": date.today().isoformat(),
         "machine": f"{platform.platform()}, {os.cpu_count()} x {_processor()}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
     }
-    for name, measure in measures.items():
-        figures[name] = measure()
-        print(json.dumps({name: figures[name]}, indent=1), flush=True)
-        if output:
-            write_json(output, figures)
-            output.with_suffix(".md").write_text("\n".join(_table(figures)) + "\n", "utf-8")
-    print(json.dumps({x: figures[x] for x in ("date", "machine", "devices", "jax")}))
+    figures = {name: measure()}
+    print(json.dumps(figures, indent=1))
+    print(json.dumps(where), flush=True)
+    if output:
+        write_figures(output, where | figures)
+
+
+def write_figures(output: Path, figures: Mapping[str, Any]) -> None:
+    """Write them as JSON, and beside it as a table."""
+    write_json(output, figures)
+    output.with_suffix(".md").write_text("\n".join(_table(figures)) + "\n", "utf-8")
 
 
 def _processor() -> str:

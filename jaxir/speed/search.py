@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jaxtyping import Array
 
 from jaxir.errors import UserError
 from jaxir.retrieval import topk
 from jaxir.speed import peers, timing
 
 PASSAGES_ON_DISK, WIDTH, QUERIES, K = 5_000_000, 384, 256, 100
+BLOCK = 100_000  # passages that are made up at a time
 
 
 def measure(
@@ -29,10 +32,8 @@ def measure(
         dtype: of the index.
         against: "faiss" (`IndexFlatIP`), "torch" (matrix product and `topk`), or "".
     """
-    rng = np.random.default_rng(0)
     passages, queries = (
-        _unit_rows(rng.standard_normal((rows, width), np.float32))
-        for rows in (passages_count, QUERIES)
+        _made_up(number, rows, width) for number, rows in enumerate((passages_count, QUERIES))
     )
     placed = topk.place(topk.make_vectors(passages, dtype))
     on_device = jax.device_put(queries.astype(dtype)), jax.device_put(passages.astype(dtype))
@@ -127,6 +128,21 @@ def measure_disk(rounds: int) -> dict[str, Any]:
         "file, GiB": PASSAGES_ON_DISK * WIDTH * 2 / 2**30,
         "largest difference of scores at a place": float(np.abs(found.scores[:4] - best).max()),
     }
+
+
+def _made_up(number: int, rows: int, width: int) -> np.ndarray:
+    """Unit vectors, drawn by the device, which is sooner done with billions of numbers."""
+    found = np.empty((rows, width), np.float32)
+
+    @jax.jit
+    def block(key: Array) -> Array:
+        drawn = jax.random.normal(key, (min(rows, BLOCK), width))
+        return drawn / jnp.linalg.norm(drawn, axis=1, keepdims=True)
+
+    for first in range(0, rows, BLOCK):
+        part = found[first : first + BLOCK]
+        part[:] = block(jax.random.fold_in(jax.random.key(number), first))[: len(part)]
+    return found
 
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:

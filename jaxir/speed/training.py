@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxir.config import Config
 from jaxir.data.pipeline import Batch
+from jaxir.errors import UserError
 from jaxir.speed import peers, table, timing, work
 from jaxir.training.chips import peak_flops
 from jaxir.training.contrastive import batch_loss, embed_batch
@@ -44,13 +46,27 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
             name: Steps(config, mesh, batches)
             for name, batches in (("packed", packed), ("padded", padded))
         }
-        candidates: dict[str, Callable[[], list[float]]] = dict(runs)
+        losses: dict[str, float] = {}
+
+        def noting_loss(name: str, run: Callable[[], list[float]]) -> Callable[[], object]:
+            return lambda: losses.setdefault(name, run()[0])
+
+        candidates = {name: noting_loss(name, run) for name, run in runs.items()}
+        failed = {}
         if against:
-            candidates[against] = peers.training_steps(config, params, padded, compiled=False)
+            of_peer = {against: False}
             if peers.torch_device() == "cuda":
-                name = f"{against}, torch.compile"
-                candidates[name] = peers.training_steps(config, params, padded, compiled=True)
-        losses = {name: run()[0] for name, run in candidates.items()}
+                of_peer[f"{against}, torch.compile"] = True
+            for name, compiled in of_peer.items():
+                try:
+                    run = peers.training_steps(config, params, padded, compiled=compiled)
+                    candidates[name] = noting_loss(name, run)
+                    candidates[name]()
+                except UserError:
+                    raise
+                except Exception as error:  # whatever a peer breaks on must not cost our figures
+                    candidates.pop(name, None)
+                    failed[name] = f"{type(error).__name__}: {str(error)[:500]}"
         seconds = timing.in_turns(candidates, rounds)
         parts = step_parts(config, mesh, packed, rounds)
     steps = len(packed)
@@ -86,6 +102,8 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
         figures[f"times the pairs a second of {name}"] = timing.ratio(
             seconds[name], seconds["packed"]
         )
+    if failed:
+        figures["failed"] = failed
     figures["TFLOP/s of a measured product, a device"] = matmul / mesh.size / 1e12
     if against:
         by_peer = peers.matmul_speed(config.model.compute_dtype)
@@ -153,8 +171,9 @@ def step_parts(
     state = make_state(config, None, mesh)
     params = state["params"]
     optimizer = make_optimizer(config.optimizer, config.steps)
-    embed = jax.jit(lambda p, b: embed_batch(config, p["model"], b, None))
-    gradient = jax.jit(jax.grad(lambda p, b: batch_loss(p, b, config, None)[0]))
+    seed = jnp.uint32(0)  # of dropout, as a step has it
+    embed = jax.jit(lambda p, b: embed_batch(config, p["model"], b, seed))
+    gradient = jax.jit(jax.grad(lambda p, b: batch_loss(p, b, config, seed)[0]))
 
     def loss_of(embeddings: tuple[Any, Any]) -> Any:
         queries, passages = embeddings
