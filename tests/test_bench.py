@@ -198,6 +198,7 @@ def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch):
     monkeypatch.setattr(training.peers, "torch_device", lambda: "cpu")
     monkeypatch.setattr(training.peers, "training_steps", broken)
     monkeypatch.setattr(training.peers, "matmul_speed", lambda dtype: 1e12)
+    monkeypatch.setattr(training, "step_parts", lambda *_: {})
     found = training.measure(config, 1, "sentence-transformers", None)
     assert found["failed"] == {"sentence-transformers": "RuntimeError: no kernel for that"}
     assert found["packed"]["pairs a second"] > 0
