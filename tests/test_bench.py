@@ -1,6 +1,7 @@
 """The benchmarks measure the work that they name."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from jaxir.speed import alignment, pipeline, report, search, table, timing, toge
 from jaxir.training.step import matmul_flops
 from jaxir.vision.shapes import VitConfig
 
+PEER = "sentence-transformers"
 DATA = Path(__file__).parents[1].parent / "shared/data"
 
 
@@ -191,16 +193,25 @@ def test_what_one_part_breaks_on_costs_the_others_nothing(tmp_path, monkeypatch)
     assert f"--trace={tmp_path / 'all.profile'}" in commands["profile"]
 
 
-def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("no kernel for that")
+def breaks(*_):
+    raise ValueError("no kernel for that")
 
+
+def ends(*_):
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [(breaks, "ValueError: no kernel for that"), (ends, "its process ended, exit status 3")],
+)
+def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch, broken, why):
     monkeypatch.setattr(training.peers, "torch_device", lambda: "cpu")
     monkeypatch.setattr(training.peers, "training_steps", broken)
     monkeypatch.setattr(training.peers, "matmul_speed", lambda dtype: 1e12)
     monkeypatch.setattr(training, "step_parts", lambda *_: {})
-    found = training.measure(config, 1, "sentence-transformers", None)
-    assert found["failed"] == {"sentence-transformers": "RuntimeError: no kernel for that"}
+    found = training.measure(config, 1, PEER, None)
+    assert found["failed"] == {PEER: why, f"{PEER}, freed memory kept": why}
     assert found["packed"]["pairs a second"] > 0
 
 
@@ -208,7 +219,7 @@ def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch):
     ("words", "message"),
     [
         (["fast"], "name one benchmark of: train"),
-        (["train", "--against", "faiss"], "--against faiss: must be one of: sentence-transformers"),
+        (["train", "--against", "faiss"], f"--against faiss: must be one of: {PEER}"),
         (["memory", "--against", "faiss"], "must be for train, encode and search only"),
         (["train", "--shape", "huge"], "--shape huge: must be one of small, xlm-r-base"),
         (["train", "--dtype", "int4"], "--dtype int4: must be float32 or bfloat16"),

@@ -12,6 +12,7 @@ from test_dropout import seeds
 from jaxir.config import ARCHITECTURES, DualEncoderConfig, EncoderConfig
 from jaxir.errors import UserError
 from jaxir.models import encoder
+from jaxir.models.attention import one_text_a_row
 from jaxir.models.dual_encoder import abstract_params, hidden_states, init_params
 from jaxir.models.hf import read_model
 
@@ -74,56 +75,6 @@ def test_left_padding_shifts_xlm_r_only(architecture):
     assert same == (architecture != "bert")
 
 
-def attention_inputs():
-    keys = jax.random.split(jax.random.key(3), 3)
-    query, key, value = (jax.random.normal(k, (3, 5, 2, 4)) for k in keys)
-    return query, key, value, jnp.arange(5)[None] < jnp.array([[5], [3], [1]])
-
-
-@pytest.mark.parametrize("rate", [0.0, 1e-9], ids=["fused", "own"])
-def test_both_attentions_match_float64(rate):
-    query, key, value, mask = attention_inputs()
-    places = encoder.one_text_a_row(tiny().encoder, mask, seeds(0, 3))
-    ours = encoder.attention(query, key, value, places, rate)
-    q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
-    scores = np.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(4)
-    weights = np.where(np.asarray(mask)[:, None, None], np.exp(scores), 0)
-    weights /= weights.sum(-1, keepdims=True)
-    np.testing.assert_allclose(ours, np.einsum("bhlm,bmhk->blhk", weights, v), atol=1e-6)
-
-
-def test_the_fused_kernel_gets_a_mask_as_large_as_the_scores(monkeypatch):
-    """cuDNN's refuses one that is to be repeated; here another kernel stands in for it."""
-    query, key, value, mask = attention_inputs()
-    places = encoder.one_text_a_row(tiny().encoder, mask, None)
-    expected = encoder.attention(query, key, value, places)
-    kernel = jax.nn.dot_product_attention
-
-    def checked(query, key, value, mask, implementation):
-        assert implementation == "cudnn"
-        assert mask.shape == (len(query), 1, query.shape[1], key.shape[1])
-        return kernel(query, key, value, mask=mask)
-
-    monkeypatch.setattr(encoder, "_has_fused_attention", lambda dtype: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", checked)
-    fused = encoder.attention(query, key, value, places)
-    np.testing.assert_allclose(fused, expected, atol=1e-5)
-
-
-def test_attention_dropout_keeps_the_mean():
-    query, key, value, mask = attention_inputs()
-    many = seeds(1, 12_000).reshape(4000, 3)
-
-    def attend(own):
-        places = encoder.one_text_a_row(tiny().encoder, mask, own)
-        return encoder.attention(query, key, value, places, 0.3)
-
-    dropped = jax.vmap(attend)(many)
-    assert np.std(dropped, axis=0).max() > 0.1
-    plain = attend(None)
-    np.testing.assert_allclose(np.mean(dropped, axis=0), plain, atol=0.08)
-
-
 def test_dropout_is_in_every_layer_and_only_with_seeds():
     config = tiny(dropout=0.5, attention_dropout=0.0)
     params = init_params(config, jax.random.key(0))
@@ -133,7 +84,7 @@ def test_dropout_is_in_every_layer_and_only_with_seeds():
 
     @jax.jit
     def forward(own):
-        return module(ids, encoder.one_text_a_row(config.encoder, mask, own), all_states=True)
+        return module(ids, one_text_a_row(config.encoder, mask, own), all_states=True)
 
     one, two = (seeds(run, len(ids)) for run in (1, 2))
     plain, first, again, other = map(forward, (None, one, one, two))

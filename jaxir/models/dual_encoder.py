@@ -18,13 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
-from jaxir.models.encoder import (
-    Encoder,
-    Places,
-    one_text_a_row,
-    several_texts_a_row,
-    with_params,
-)
+from jaxir.models.attention import Places, one_text_a_row, several_texts_a_row
+from jaxir.models.encoder import Encoder, with_params
 
 Params = dict[str, Any]
 

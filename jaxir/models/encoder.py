@@ -1,7 +1,7 @@
 """One transformer encoder for XLM-R, XLM-R XL and BERT/LaBSE.
 
-Dimension key: B rows, L tokens of a row, M places attended to, S texts of a row, D hidden size,
-H heads, K width of a head, N layers, V rows of an embedding table.
+Dimension key: B rows, L tokens of a row, M places attended to, D hidden size, N layers, V rows of
+an embedding table.
 
 XLM-R is arXiv 1911.02116, XLM-R XL arXiv 2105.00572, BERT arXiv 1810.04805, LaBSE arXiv 2007.01852.
 What tells them apart: XLM-R counts positions from `pad_id + 1` and skips padding; XL normalises
@@ -10,22 +10,26 @@ before each block and once at the end, but not its embeddings; BERT counts posit
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from jaxir.config import EncoderConfig
-from jaxir.models.dropout import Seeds, attention_dropout, dropout, fold, fold_each
+from jaxir.models.attention import KEPT, Places, attention
+from jaxir.models.dropout import Seeds, dropout, fold_each
 
 # what each layer keeps for the backward pass besides its input; the rest is computed again
 _KEPT = {
     "layers": jax.checkpoint_policies.nothing_saveable,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "products": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(*KEPT),
+    ),
 }
 
 
@@ -101,51 +105,9 @@ def _sharding_with_width(ids: Array) -> NamedSharding | None:
     return NamedSharding(sharding.mesh, P(*sharding.spec, None))
 
 
-class Places(NamedTuple):
-    """What a row's tokens belong to."""
-
-    mask: Bool[Array, "B L"]  # False: padding
-    attended: Bool[Array, "B #L L"]  # the tokens that each token attends to
-    positions: Int[Array, "#B L"]  # in its text, from 0; of no meaning where there is padding
-    seeds: Seeds | None  # None: no dropout
-
-
-def one_text_a_row(
-    config: EncoderConfig, mask: Bool[Array, "B L"], seeds: UInt32[Array, "B"] | None
-) -> Places:
-    """Places of rows that hold a text each, with padding around it.
-
-    Args:
-        config: BERT counts positions from the start of the row, the others from that of the text.
-        mask: where the text is.
-        seeds: of the texts' dropout; None: none.
-    """
-    places = jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :]
-    counted = places
-    if config.architecture != "bert":
-        counted = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
-    return Places(
-        mask, mask[:, None, :], counted, None if seeds is None else fold(seeds[:, None], places)
-    )
-
-
-def several_texts_a_row(segments: Int[Array, "B L"], seeds: UInt32[Array, "B S"] | None) -> Places:
-    """Places of rows in which texts follow one another: none sees another, each counts from 0.
-
-    Args:
-        segments: number of the text in its row, from 1; 0: padding.
-        seeds: of the texts' dropout; None: none.
-    """
-    places = jnp.arange(segments.shape[1], dtype=jnp.int32)[None, :]
-    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
-    positions = places - jax.lax.cummax(jnp.where(segments != before, places, 0), axis=1)
-    if seeds is not None:
-        # that of padding is drawn from the first text, and nothing is made of it
-        own = jnp.take_along_axis(seeds, jnp.maximum(segments - 1, 0), axis=1)
-        seeds = fold(own, positions)
-    mask = segments > 0
-    same = (segments[:, :, None] == segments[:, None, :]) & mask[:, None, :]
-    return Places(mask, same, positions, seeds)
+def _sharding_of_rows(x: Array) -> NamedSharding | None:
+    sharding = jax.typeof(x).sharding
+    return sharding if sharding.mesh.explicit_axes else None
 
 
 def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
@@ -153,50 +115,6 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "
     return table.at[ids].get(
         mode="fill", fill_value=jnp.nan, out_sharding=_sharding_with_width(ids)
     )
-
-
-def attention(
-    query: Float[Array, "B L H K"],
-    key: Float[Array, "B M H K"],
-    value: Float[Array, "B M H K"],
-    places: Places,
-    rate: float = 0.0,
-) -> Float[Array, "B L H K"]:
-    """Scaled dot-product attention, with dropout on the probabilities.
-
-    The softmax is in float32. A token that has none to attend to attends evenly to all: no NaN.
-    Source: arXiv 1706.03762, section 3.2.1.
-    """
-    mask = places.attended[:, None]
-    dropping = places.seeds is not None and rate > 0
-    if not dropping and _has_fused_attention(query.dtype):
-        # the kernel takes no mask that is to be repeated
-        mask = jnp.broadcast_to(mask, (len(query), 1, query.shape[1], key.shape[1]))
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-
-    # L x L numbers a head are not kept for the backward pass: computing them again is cheaper
-    # than fetching them from memory
-    @partial(jax.checkpoint, prevent_cse=False)
-    def attend(query, key, value):
-        # each head's tokens side by side, which processors without a layout of their own want
-        query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-        scores = jnp.einsum("bhlk,bhmk->bhlm", query, key, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(scores)
-        if dropping:
-            probabilities = attention_dropout(probabilities, rate, places.seeds, places.positions)
-        attended = jnp.einsum("bhlm,bhmk->bhlk", probabilities.astype(value.dtype), value)
-        return attended.transpose(0, 2, 1, 3)
-
-    return attend(query, key, value)
-
-
-def _has_fused_attention(dtype: jnp.dtype) -> bool:
-    """Whether cuDNN's kernel, which holds no L x L numbers, runs here: half precision, Ampere."""
-    if jax.default_backend() != "gpu" or dtype.itemsize != 2:
-        return False
-    capability = getattr(jax.devices()[0], "compute_capability", "0.0")
-    return float(capability) >= 8.0
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # of all this the backward pass keeps the input only
@@ -217,6 +135,19 @@ ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 def normal(config: LayerShape) -> Callable:
     """Initializer of a shape's random kernels and embeddings (BERT's code: deviation 0.02)."""
     return nnx.initializers.normal(config.initializer_range)
+
+
+def over_tokens(
+    x: Float[Array, "B L D"], kernel: Float[Array, "D E"], dimensions: Any, **how: Any
+) -> Float[Array, "B L E"]:
+    """The matrix product of a dense layer, for `nnx.Linear`, with all rows' tokens as one matrix.
+
+    A kernel's gradient then comes out as the kernel lies in memory; else it and what it is made of
+    are copied into another order on CPUs, which takes as long as the product.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    product = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **how)
+    return jnp.reshape(product, (*x.shape[:-1], -1), out_sharding=_sharding_of_rows(x))
 
 
 class Norm(nnx.LayerNorm):
@@ -241,7 +172,13 @@ class Layer(nnx.Module):
 
     def __init__(self, config: LayerShape, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.config = config
-        linear = partial(nnx.Linear, dtype=dtype, kernel_init=normal(config), rngs=rngs)
+        linear = partial(
+            nnx.Linear,
+            dtype=dtype,
+            kernel_init=normal(config),
+            dot_general=over_tokens,
+            rngs=rngs,
+        )
         width, inner = config.hidden_size, config.intermediate_size
         self.query = linear(width, width)
         self.key = linear(width, width)

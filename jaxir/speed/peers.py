@@ -3,10 +3,13 @@
 Dimension key: B pairs, L tokens.
 """
 
+import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +18,7 @@ from jaxir.config import Config
 from jaxir.data.pipeline import Batch
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
+from jaxir.host_memory import keep_freed_memory
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel
 from jaxir.speed import timing
@@ -37,6 +41,66 @@ def require(module: str, package: str) -> Any:
 def torch_device() -> str:
     """Where PyTorch computes: on a GPU, if it finds one."""
     return "cuda" if require("torch", "torch").cuda.is_available() else "cpu"
+
+
+@contextmanager
+def own_process(
+    make: Callable[..., Callable[[], Any]], *arguments: Any, keep_memory: bool = False
+) -> Iterator[Callable[[], Any]]:
+    """A peer's call, in a process of its own, as its user has it.
+
+    How memory is asked for holds for a whole process: beside jaxir's own work PyTorch would take a
+    quarter less time for a step on CPUs than it takes by itself.
+
+    Args:
+        make: gives the call; it is called there, before the first call.
+        arguments: of `make`.
+        keep_memory: let that process keep freed memory, as jaxir's commands do.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    what = (theirs, keep_memory, make, arguments)
+    process = context.Process(target=_answer, args=what, daemon=True)
+    process.start()
+    theirs.close()
+
+    def call() -> Any:
+        try:
+            ours.send("call")
+            value, error = ours.recv()
+        except (EOFError, ConnectionError) as ended:
+            process.join()
+            raise RuntimeError(f"its process ended, exit status {process.exitcode}") from ended
+        if error:
+            raise error
+        return value
+
+    try:
+        yield call
+    finally:
+        ours.close()  # which ends it
+        process.join()
+
+
+def _answer(
+    connection: Connection, keep_memory: bool, make: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    jax.config.update("jax_platforms", "cpu")  # an accelerator is for the peer
+    if keep_memory:
+        keep_freed_memory()
+    call = None
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        try:
+            call = call or make(*arguments)
+            connection.send((call(), None))
+        except UserError as error:
+            connection.send((None, error))
+        except Exception as error:  # of whatever kind, the other process may not know it
+            connection.send((None, RuntimeError(f"{type(error).__name__}: {str(error)[:500]}")))
 
 
 def in_bfloat16(model: Any) -> None:
@@ -63,6 +127,23 @@ def load_sentence_transformer(model: TrainedModel) -> Any:
             max_tokens=model.max_passage_tokens,
         )
         return peer.SentenceTransformer(str(target), device=torch_device())
+
+
+class Setting(NamedTuple):
+    """A way to run a peer."""
+
+    name: str
+    compiled: bool = False  # by torch.compile
+    keep_memory: bool = False  # as of `own_process`
+
+
+def settings(against: str) -> list[Setting]:
+    """As it comes, and with what else makes it faster on its device; none without a peer."""
+    if not against:
+        return []
+    if torch_device() == "cuda":
+        return [Setting(against), Setting(f"{against}, torch.compile", compiled=True)]
+    return [Setting(against), Setting(f"{against}, freed memory kept", keep_memory=True)]
 
 
 def matmul_speed(dtype: str) -> float:
@@ -137,6 +218,25 @@ def training_steps(
         return [float(value) for value in values]  # which waits for the device
 
     return steps
+
+
+def encoding(model: TrainedModel, name: str, texts: Sequence[str]) -> Callable[[], np.ndarray]:
+    """A call that encodes texts, as passages.
+
+    Args:
+        model: whose weights it gets.
+        name: folder of the model; where it is one of sentence-transformers, it is loaded from it.
+        texts: what is encoded.
+    """
+    if Path(name).is_dir() and (Path(name) / "modules.json").exists():
+        package = require("sentence_transformers", "sentence-transformers")
+        peer = package.SentenceTransformer(name, device=torch_device())
+    else:
+        peer = load_sentence_transformer(model)
+    if model.config.compute_dtype == "bfloat16":
+        in_bfloat16(peer)
+    at_once = 256 if torch_device() == "cuda" else 32  # as its default is
+    return lambda: peer.encode(texts, prompt=model.passage_prefix, batch_size=at_once)
 
 
 def _features(batch: Batch, side: str, device: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Dimension key: B pairs.
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import optax
 
 from jaxir.config import Config
 from jaxir.data.pipeline import Batch
-from jaxir.errors import UserError
 from jaxir.speed import peers, table, timing, work
 from jaxir.training.chips import peak_flops
 from jaxir.training.contrastive import batch_loss, embed_batch
@@ -53,21 +53,16 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
 
         candidates = {name: noting_loss(name, run) for name, run in runs.items()}
         failed = {}
-        if against:
-            of_peer = {against: False}
-            if peers.torch_device() == "cuda":
-                of_peer[f"{against}, torch.compile"] = True
-            for name, compiled in of_peer.items():
+        with ExitStack() as processes:
+            for name, compiled, keep_memory in peers.settings(against):
+                what = peers.training_steps, config, params, padded, compiled
+                run = processes.enter_context(peers.own_process(*what, keep_memory=keep_memory))
                 try:
-                    run = peers.training_steps(config, params, padded, compiled=compiled)
+                    noting_loss(name, run)()
                     candidates[name] = noting_loss(name, run)
-                    candidates[name]()
-                except UserError:
-                    raise
-                except Exception as error:  # whatever a peer breaks on must not cost our figures
-                    candidates.pop(name, None)
-                    failed[name] = f"{type(error).__name__}: {str(error)[:500]}"
-        seconds = timing.in_turns(candidates, rounds)
+                except RuntimeError as error:  # what a peer breaks on must not cost our figures
+                    failed[name] = str(error)
+            seconds = timing.in_turns(candidates, rounds)
         parts = step_parts(config, mesh, packed, rounds)
     steps = len(packed)
     figures: dict[str, Any] = {

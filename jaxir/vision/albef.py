@@ -17,8 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from jaxir.errors import UserError
+from jaxir.models.attention import one_text_a_row
 from jaxir.models.dual_encoder import l2_normalize, matmul_precision
-from jaxir.models.encoder import Encoder, normal, one_text_a_row, with_params
+from jaxir.models.encoder import Encoder, normal, with_params
 from jaxir.training.sharding import on_each_device
 from jaxir.vision.fusion import Fusion, MaskedTokenHead
 from jaxir.vision.shapes import AlbefModelConfig

@@ -12,16 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxir.errors import UserError
+from jaxir.models.attention import Places
 from jaxir.models.dual_encoder import Params, l2_normalize
-from jaxir.models.encoder import (
-    Norm,
-    Places,
-    lookup,
-    normal,
-    run_layers,
-    stacked_layers,
-    with_params,
-)
+from jaxir.models.encoder import Norm, lookup, normal, run_layers, stacked_layers, with_params
 from jaxir.vision.shapes import ClipConfig, ClipTextConfig
 from jaxir.vision.vit import VisionTransformer
 

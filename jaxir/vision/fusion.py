@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxir.config import EncoderConfig
+from jaxir.models.attention import Places
 from jaxir.models.dropout import fold_each
-from jaxir.models.encoder import Layer, Norm, Places, gelu, normal, run_layers, stacked_layers
+from jaxir.models.encoder import Layer, Norm, gelu, normal, run_layers, stacked_layers
 from jaxir.vision.shapes import FusionConfig
 
 

@@ -15,8 +15,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
 from jaxir.errors import UserError
+from jaxir.models.attention import Places
 from jaxir.models.dropout import dropout, fold, fold_each
-from jaxir.models.encoder import Norm, Places, normal, run_layers, stacked_layers
+from jaxir.models.encoder import Norm, normal, run_layers, stacked_layers
 from jaxir.vision.shapes import VitConfig
 
 
