@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 
 import jax
 import ml_dtypes
@@ -28,7 +29,7 @@ def small_chunks(monkeypatch):
     """Several chunks of a small index in small groups, so that all ways of merging are taken."""
     for name, value in (("CHUNK_ROWS", 1_024), ("GROUP", 4), ("FEW_GROUPS", (2, 6, 12))):
         monkeypatch.setattr(topk, name, value)
-    topk._program.cache_clear()
+    monkeypatch.setattr(topk, "_program", cache(topk._program.__wrapped__))
     yield
     topk._program.cache_clear()
 
@@ -100,8 +101,11 @@ def test_more_queries_than_a_block_and_one_query_alone(monkeypatch, embeddings):
     np.testing.assert_array_equal(one.places, whole.places[3:4])
 
 
+@pytest.mark.parametrize("matrix_units", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype):
+def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype, matrix_units, monkeypatch):
+    monkeypatch.setattr(topk, "_has_matrix_units", lambda mesh: matrix_units)
+    topk._program.cache_clear()
     queries, passages = embeddings
     index = make_vectors(passages, dtype)
     held = index.as_float32()
@@ -110,7 +114,8 @@ def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype):
     else:
         step = np.abs(passages).max(axis=1, keepdims=True) / 127
         assert (np.abs(held - passages) <= step / 2 + 1e-6).all()
-    scores = queries.astype(float) @ held.astype(float).T
+    rounded = queries.astype(ml_dtypes.bfloat16)
+    scores = rounded.astype(float) @ held.astype(float).T
     found = search(queries, index, K)
     best = -np.sort(-scores, axis=1)[:, :K]
     np.testing.assert_allclose(found.scores, best, rtol=0, atol=1e-5)
@@ -182,6 +187,8 @@ def test_unusable_input_is_named(embeddings):
         damaged[4_321, 7] = value
         with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
             search(queries, make_vectors(damaged, dtype), 5)
+        with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
+            place(make_vectors(damaged, dtype))
     damaged = make_vectors(passages, "int8")
     damaged.scales[17] = np.nan
     with pytest.raises(UserError, match="passage 17 is not finite"):

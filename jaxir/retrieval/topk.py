@@ -120,7 +120,6 @@ class Chunk(NamedTuple):
     first: int  # number of the first row
     rows: Array
     scales: Array  # of int8 rows, else empty
-    finite: Array  # of each row, whether all its entries are finite
 
 
 def place(index: Vectors) -> PlacedVectors:
@@ -138,7 +137,11 @@ def search(
     approximate_recall: float | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Found:
-    """The k highest dot products of each query, in float32, on all devices of the mesh.
+    """The k highest dot products of each query, on all devices of the mesh.
+
+    Products are exact and sums in float32. But where the index is not in float32, queries are first
+    rounded to bfloat16, which holds all numbers of such an index: their rounding is no coarser than
+    its own, and matrix units take both as they are.
 
     Args:
         queries: finite embeddings.
@@ -152,7 +155,8 @@ def search(
         UserError: embeddings that are not finite or of another width than the index, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
-    width = (index.index if isinstance(index, PlacedVectors) else index).width
+    vectors = index.index if isinstance(index, PlacedVectors) else index
+    width = vectors.width
     if queries.ndim != 2 or queries.shape[1] != width:
         raise UserError(
             f"queries have shape {queries.shape}, the index has width {width}: "
@@ -163,15 +167,18 @@ def search(
         raise UserError(f"the embedding of query {row} is not finite")
     if k < 1:
         raise UserError(f"k = {k}: must be 1 or more")
+    if vectors.embeddings.dtype != np.float32:
+        queries = queries.astype(ml_dtypes.bfloat16)
     chunks: Callable[[], Iterator[Chunk]]
     if isinstance(index, PlacedVectors):
         mesh, chunks = index.mesh, partial(iter, index.chunks)
     else:
-        mesh, row_bytes = data_mesh(), width * index.embeddings.dtype.itemsize
+        mesh, row_bytes = data_mesh(), width * vectors.embeddings.dtype.itemsize
         chunks = partial(_send_chunks, index, mesh, min(CHUNK_ROWS, chunk_bytes // row_bytes))
 
     def scan(some: Float[np.ndarray, "Q D"], places: int) -> Found:
-        return _scan(some, chunks(), places, len(index), mesh, approximate_recall)
+        streamed = vectors is index
+        return _scan(some, chunks(), places, len(index), mesh, approximate_recall, streamed)
 
     return _break_ties(scan, queries, k, len(index), tie_order)
 
@@ -220,6 +227,7 @@ def _scan(
     rows: int,
     mesh: Mesh,
     approximate_recall: float | None,
+    streamed: bool,
 ) -> Found:
     """The k best rows of each query; which of equal ones is left open."""
     # few queries need no block of 256
@@ -233,16 +241,13 @@ def _scan(
     nothing = np.full((size, k), -np.inf, np.float32), np.full((size, k), -1, np.int32)
     best = [jax.device_put(nothing, whole) for _ in blocks]
     for chunk in chunks:
-        finite = np.asarray(chunk.finite)
-        if not finite.all():
-            row = chunk.first + int(np.argmin(finite))
-            raise UserError(f"the embedding of passage {row} is not finite")
         best = [
             program(block, chunk.rows, chunk.scales, *carried, chunk.first, rows)
             for block, carried in zip(blocks, best)
         ]
-        # two chunks are on the devices, this one and the one that is being sent, never three
-        jax.block_until_ready(best)
+        if streamed:
+            # two chunks are on the devices, this one and the one that is being sent, never three
+            jax.block_until_ready(best)
     scores, places = (np.concatenate(jax.device_get(list(part))) for part in zip(*best))
     return Found(scores[: len(queries)], places[: len(queries)].astype(np.int64))
 
@@ -256,6 +261,9 @@ def _send_chunks(index: Vectors, mesh: Mesh, most_rows: int) -> Iterator[Chunk]:
         index: the rows, of which each goes once.
         mesh: the devices.
         most_rows: of a chunk on one device, apart from rounding up to `ALIGNED_ROWS`.
+
+    Raises:
+        UserError: an embedding is not finite.
     """
     rows = -(-len(index) // mesh.size)
     even = -(-rows // -(-rows // max(1, most_rows)))
@@ -278,8 +286,7 @@ def _send_chunks(index: Vectors, mesh: Mesh, most_rows: int) -> Iterator[Chunk]:
         return jax.make_array_from_callback((size, *whole.shape[1:]), sharding, read)
 
     def send(first: int) -> Chunk:
-        rows, row_scales = sharded(index.embeddings, first), sharded(scales, first)
-        return Chunk(first, rows, row_scales, finite(rows, row_scales))
+        return Chunk(first, sharded(index.embeddings, first), sharded(scales, first))
 
     with ThreadPoolExecutor(1) as sender:
         starts = range(0, len(index), size)
@@ -288,6 +295,10 @@ def _send_chunks(index: Vectors, mesh: Mesh, most_rows: int) -> Iterator[Chunk]:
             chunk = following.result()
             if start is not None:
                 following = sender.submit(send, start)
+            good = np.asarray(finite(chunk.rows, chunk.scales))
+            if not good.all():
+                row = chunk.first + int(np.argmin(good))
+                raise UserError(f"the embedding of passage {row} is not finite")
             yield chunk
 
 
@@ -374,14 +385,26 @@ def _highest(grouped: Float[Array, "B G M"], filled: Int[Array, ""]) -> Float[Ar
     return jnp.where((number == mixed)[None], of_mixed, others)
 
 
+def _has_matrix_units(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform != "cpu"
+
+
 @cache
 def _program(mesh: Mesh, k: int, recall: float | None) -> Callable:
     """Compiled: the best of a chunk merged into the best so far."""
 
+    has_matrix_units = _has_matrix_units(mesh)
+
     def local(queries, rows, scales, scores, places, first, total):
         device = jax.lax.axis_index(mesh.axis_names)
+        # without matrix units float32, which gives the same, is faster
+        kind = queries.dtype if has_matrix_units else jnp.float32
         found = jnp.einsum(
-            "bd,sd->bs", queries, rows.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+            "bd,sd->bs",
+            queries.astype(kind),
+            rows.astype(kind),
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
         )
         if scales.size:
             found = found * scales[None, :]

@@ -100,7 +100,8 @@ def measure_disk(rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     queries = _unit_rows(rng.standard_normal((QUERIES, WIDTH), np.float32))
     shape, block = (PASSAGES_ON_DISK, WIDTH), PASSAGES_ON_DISK // 100
-    checked, best = queries[:4].astype(float), np.full((4, K), -np.inf)
+    checked = queries[:4].astype(ml_dtypes.bfloat16).astype(float)  # as they are searched
+    best = np.full((4, K), -np.inf)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.bfloat16"
         stored = np.memmap(path, ml_dtypes.bfloat16, "w+", shape=shape)
