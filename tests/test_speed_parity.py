@@ -17,10 +17,13 @@ PEER = "sentence-transformers"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "ratio"),
-    [("train", f"times the pairs a second of {PEER}"), ("encode", f"times as fast as {PEER}")],
+    ("name", "ratio", "least"),
+    [
+        ("train", f"times the pairs a second of {PEER}", 1.3),
+        ("encode", f"times as fast as {PEER}", 1.0),
+    ],
 )
-def test_ahead_of_sentence_transformers(name, ratio, tmp_path):
+def test_ahead_of_sentence_transformers(name, ratio, least, tmp_path):
     output = tmp_path / "figures.json"
     command = [sys.executable, "-m", "jaxir.bench", name, "--against", PEER, "--rounds", "2"]
     # as a user runs it: these tests compile fast, for several devices, not for speed
@@ -34,4 +37,4 @@ def test_ahead_of_sentence_transformers(name, ratio, tmp_path):
     )
     found = json.loads(output.read_text())
     print(found["machine"], found[name][ratio])
-    assert found[name][ratio]["of medians"] > 1
+    assert found[name][ratio]["of medians"] > least
