@@ -5,7 +5,9 @@
 `train`: training steps on packed and on padded batches of 64 + 256 tokens, in turns with each other
 and with sentence-transformers: pairs and tokens a second, MFU, padding waste, the parts of a step.
 The model has random weights (--shape), the texts are made up with MLQA's lengths, or MLQA's own
-(--directory with `mlqa-test-pairs` and `tokenizers`). No TensorFlow is needed.
+(--directory with `mlqa-test-pairs` and `tokenizers`). No TensorFlow is needed. On a CPU
+sentence-transformers is also measured with freed memory kept, as jaxir's commands keep theirs; it
+always has a process of its own.
 
 `memory`: planned peak of a step, and of one with gradient caching at 16 times the batch.
 

@@ -149,17 +149,16 @@ def test_a_saved_index_answers_as_before_also_after_more_was_added(
     index.save(tmp_path / "index")
     loaded = Index.load(tmp_path / "index", retriever)
     queries = texts_of(4, seed=2)
-    expected = [[(x.id, x.score) for x in found] for found in whole.search(queries, 10)]
     for other in (index, loaded):
         assert len(other) == 90
         assert other.dtype == dtype
-        found = [[(x.id, x.score) for x in one] for one in other.search(queries, 10)]
-        assert [[x for x, _ in one] for one in found] == [[x for x, _ in one] for one in expected]
-        np.testing.assert_allclose(
-            [[x for _, x in one] for one in found],
-            [[x for _, x in one] for one in expected],
-            atol=1e-6,
-        )
+        for found, expected in zip(other.search(queries, 90), whole.search(queries, 90)):
+            scores = [x.score for x in found]
+            assert scores == sorted(scores, reverse=True)
+            # by passage: texts that are nearly alike may change places
+            of_whole = {x.id: x.score for x in expected}
+            assert len(of_whole) == 90
+            np.testing.assert_allclose(scores, [of_whole[x.id] for x in found], atol=1e-6)
     assert loaded.languages == {"de": 50, "": 40}
     assert {x.language for x in loaded.search(queries[:1], 50, language="de")[0]} == {"de"}
     loaded.add(["a b"], ["new"])
