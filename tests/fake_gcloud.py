@@ -337,7 +337,7 @@ def python(arguments):
         print(f"start {number} step {line}", flush=True)
     if "checkpoint" in how:
         os.makedirs(path_of("bucket", how["checkpoint"]), exist_ok=True)
-    for _ in range(600 if how.get("wait") else 0):
+    for _ in range(6_000 if how.get("wait") else 0):  # five minutes, on machines that are slow
         if ended:
             break
         time.sleep(0.05)
