@@ -1,4 +1,4 @@
-"""Attention and its gradients against float64 NumPy, PyTorch and JAX's own derivatives."""
+"""Attention and its gradients against float64 NumPy and JAX's own derivatives."""
 
 import re
 

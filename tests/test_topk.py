@@ -29,7 +29,7 @@ def small_chunks(monkeypatch):
     """Several chunks of a small index in small groups, so that all ways of merging are taken."""
     for name, value in (("CHUNK_ROWS", 1_024), ("GROUP", 4), ("FEW_GROUPS", (2, 6, 12))):
         monkeypatch.setattr(topk, name, value)
-    monkeypatch.setattr(topk, "_program", cache(topk._program.__wrapped__))
+    topk._program.cache_clear()
     yield
     topk._program.cache_clear()
 
@@ -105,7 +105,7 @@ def test_more_queries_than_a_block_and_one_query_alone(monkeypatch, embeddings):
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype, matrix_units, monkeypatch):
     monkeypatch.setattr(topk, "_has_matrix_units", lambda mesh: matrix_units)
-    topk._program.cache_clear()
+    monkeypatch.setattr(topk, "_program", cache(topk._program.__wrapped__))
     queries, passages = embeddings
     index = make_vectors(passages, dtype)
     held = index.as_float32()

@@ -84,7 +84,7 @@ def attention(
             places.attended[:, None], (len(query), 1, query.shape[1], key.shape[1])
         )
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    return _attention(rate if dropping else 0.0, query, key, value, places)
+    return _attention(rate, query, key, value, places)
 
 
 def _has_fused_attention(dtype: jnp.dtype) -> bool:
@@ -112,7 +112,7 @@ def _forward(
     highest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - highest)
     total = weights.sum(axis=-1, keepdims=True)
-    weights = _dropped(weights, rate, places)
+    weights = attention_dropout(weights, rate, places.seeds, places.positions)
     summed = _product("bhlm,bhmk->bhlk", weights.astype(value.dtype), _by_head(value))
     attended = _by_token((summed / total).astype(value.dtype))
     attended, highest, total = map(checkpoint_name, (attended, highest, total), KEPT)
@@ -123,10 +123,10 @@ def _backward(rate: float, kept: Any, gradient: Array) -> tuple[Array, Array, Ar
     query, key, value, places, attended, highest, total = kept
     weights = jnp.exp(_scores(query, key, places) - highest) / total
     gradient, attended = _by_head(gradient), _by_head(attended)
-    of_value = _product(
-        "bhlm,bhlk->bhmk", _dropped(weights, rate, places).astype(value.dtype), gradient
-    )
-    of_weights = _dropped(_product("bhlk,bhmk->bhlm", gradient, _by_head(value)), rate, places)
+    dropped = attention_dropout(weights, rate, places.seeds, places.positions)
+    of_value = _product("bhlm,bhlk->bhmk", dropped.astype(value.dtype), gradient)
+    of_weights = _product("bhlk,bhmk->bhlm", gradient, _by_head(value))
+    of_weights = attention_dropout(of_weights, rate, places.seeds, places.positions)
     # softmax's gradient takes off the mean of `of_weights`, which is the product of these two
     mean = (gradient.astype(jnp.float32) * attended).sum(axis=-1, keepdims=True)
     of_scores = jnp.where(places.attended[:, None], weights * (of_weights - mean), 0.0)
@@ -145,12 +145,6 @@ def _scores(query: Array, key: Array, places: Places) -> Float[Array, "B H L M"]
     scores = _product("bhlk,bhmk->bhlm", _by_head(query), _by_head(key))
     scores = scores * query.shape[-1] ** -0.5
     return jnp.where(places.attended[:, None], scores, jnp.finfo(jnp.float32).min)
-
-
-def _dropped(x: Float[Array, "B H L M"], rate: float, places: Places) -> Float[Array, "B H L M"]:
-    if places.seeds is None or not rate:
-        return x
-    return attention_dropout(x, rate, places.seeds, places.positions)
 
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)

@@ -47,7 +47,7 @@ def dropout(x: Float[Array, "B L D"], rate: float, seeds: Seeds | None) -> Float
 def attention_dropout(
     probabilities: Float[Array, "B H L M"],
     rate: float,
-    seeds: Seeds,
+    seeds: Seeds | None,
     positions: Int[Array, "#B M"],
 ) -> Float[Array, "B H L M"]:
     """The same of attention, by the seed of the token that attends.
@@ -55,9 +55,11 @@ def attention_dropout(
     Args:
         probabilities: of each head, from each token to each.
         rate: probability to be zero.
-        seeds: of the tokens that attend.
+        seeds: of the tokens that attend; None: no dropout.
         positions: in their text, of the tokens attended to.
     """
+    if seeds is None or rate == 0:
+        return probabilities
     heads = jnp.arange(probabilities.shape[1], dtype=jnp.uint32) << 16
     places = mix(heads[None, :, None, None] | positions.astype(jnp.uint32)[:, None, None, :])
     return _drop(probabilities, rate, places ^ seeds[:, None, :, None])

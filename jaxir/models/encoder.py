@@ -97,24 +97,17 @@ def with_params(make: Callable[[], nnx.Module], params: dict[str, Any]) -> Any:
     return nnx.merge(graph, jax.tree.map_with_path(ready, params, nnx.to_pure_dict(state)))
 
 
-def _sharding_with_width(ids: Array) -> NamedSharding | None:
-    """Sharding of the vectors looked up for `ids`, which JAX cannot infer; None without a mesh."""
-    sharding = jax.typeof(ids).sharding
+def sharding_of_rows(x: Array) -> NamedSharding | None:
+    """Rows split as those of x and nothing else, where JAX cannot infer it; None without a mesh."""
+    sharding = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:
         return None
-    return NamedSharding(sharding.mesh, P(*sharding.spec, None))
-
-
-def _sharding_of_rows(x: Array) -> NamedSharding | None:
-    sharding = jax.typeof(x).sharding
-    return sharding if sharding.mesh.explicit_axes else None
+    return NamedSharding(sharding.mesh, P(sharding.spec[0]))
 
 
 def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     """Rows of the table; an id beyond it gives NaN, so that the loss shows it."""
-    return table.at[ids].get(
-        mode="fill", fill_value=jnp.nan, out_sharding=_sharding_with_width(ids)
-    )
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_of_rows(ids))
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # of all this the backward pass keeps the input only
@@ -156,7 +149,7 @@ def over_tokens(
         return jax.lax.dot_general(x, kernel, dimensions, **how)
     flat = x.reshape(-1, x.shape[-1])
     product = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **how)
-    return jnp.reshape(product, (*x.shape[:-1], -1), out_sharding=_sharding_of_rows(x))
+    return jnp.reshape(product, (*x.shape[:-1], -1), out_sharding=sharding_of_rows(x))
 
 
 class Norm(nnx.LayerNorm):

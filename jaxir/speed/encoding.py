@@ -51,12 +51,13 @@ def measure(
         found["jaxir"] = retriever.encode_passages(texts)
 
     candidates: dict[str, Callable[[], object]] = {"jaxir": ours}
+    # JAX's arrays would go to the accelerator in the peer's process
+    sent = replace(retriever.model, params=jax.device_get(retriever.model.params))
     with ExitStack() as processes:
         for name, compiled, keep_memory in peers.settings(against):
             if compiled:  # which pays for training alone: texts here are met once
                 continue
-            weights = jax.device_get(retriever.model.params)
-            what = peers.encoding, replace(retriever.model, params=weights), model, texts
+            what = peers.encoding, sent, model, texts
             call = processes.enter_context(peers.own_process(*what, keep_memory=keep_memory))
 
             def theirs(name: str = name, call: Callable[[], Any] = call) -> None:

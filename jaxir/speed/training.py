@@ -58,8 +58,9 @@ def measure(config: Config, rounds: int, against: str, directory: Path | None) -
                 what = peers.training_steps, config, params, padded, compiled
                 run = processes.enter_context(peers.own_process(*what, keep_memory=keep_memory))
                 try:
-                    noting_loss(name, run)()
-                    candidates[name] = noting_loss(name, run)
+                    candidate = noting_loss(name, run)
+                    candidate()
+                    candidates[name] = candidate
                 except RuntimeError as error:  # what a peer breaks on must not cost our figures
                     failed[name] = str(error)
             seconds = timing.in_turns(candidates, rounds)

@@ -7,17 +7,15 @@ Its layers are those of `jaxir.models.encoder`. In its parameters a patch is a v
 columns, then channels, where PyTorch's convolution has channels first (`patch_kernel`).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
 from jaxir.errors import UserError
 from jaxir.models.attention import Places
 from jaxir.models.dropout import dropout, fold, fold_each
-from jaxir.models.encoder import Norm, normal, run_layers, stacked_layers
+from jaxir.models.encoder import Norm, normal, run_layers, sharding_of_rows, stacked_layers
 from jaxir.vision.shapes import VitConfig
 
 
@@ -38,10 +36,7 @@ def patches_of(pixels: Float[Array, "B S S C"], size: int) -> Float[Array, "B pa
     """The patches of images, by rows: of each its pixels' values, by rows too."""
     images, side, _, channels = pixels.shape
     count = side // size
-    # JAX cannot infer how that is sharded: the images as before, the rest not
-    sharding = jax.typeof(pixels).sharding
-    rows = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
-    out = rows if sharding.mesh.explicit_axes else None
+    out = sharding_of_rows(pixels)
     shape = (images, count, size, count, size, channels)
     x = jnp.reshape(pixels, shape, out_sharding=out).transpose(0, 1, 3, 2, 4, 5)
     return jnp.reshape(x, (images, count**2, size**2 * channels), out_sharding=out)
