@@ -1,13 +1,14 @@
 """Measure a model on a benchmark, in every setting, with its language bias.
 
     python -m jaxir.evaluate --model MODEL --benchmark xquad_r --output DIR
-    python -m jaxir.evaluate --compare DIR OTHER_DIR
+    python -m jaxir.evaluate --compare DIR OTHER_DIR [--output COMPARISON_DIR]
 
 MODEL is the workdir of a run, a transformers or sentence-transformers folder, or a name on the
 hub. The benchmark is xquad_r (downloads itself), mlqa_r, miracl, cldr, or a folder with
 corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. DIR gets report.json, values.npz (every measure of
 every query), TREC run and qrels files, and pictures. --compare puts two such folders side by side,
-with the probability that chance alone explains the difference.
+with the probability that chance alone explains the difference; --output gets that as JSON, and
+both heat maps in one picture.
 
 Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
 """
@@ -66,7 +67,8 @@ def main(argv: list[str]) -> int | None:
             raise UserError("--compare: name two folders, --compare DIR OTHER_DIR")
         from jaxir.benchmarks.reports import compare_reports
 
-        compare_reports(Path(values.compare), Path(words[0]))
+        output = Path(values.output) if values.output else None
+        compare_reports(Path(values.compare), Path(words[0]), output)
         return 0
     if words:
         raise UserError(f"{words[0]!r}: not a flag; see --help")

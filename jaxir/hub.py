@@ -6,12 +6,14 @@ from typing import Any
 
 from jaxir.errors import UserError
 
+_read: dict[str, str] = {}
+
 
 def fetch(name: str, kind: str, patterns: Sequence[str], ignored: Sequence[str] = ()) -> Path:
     """The folder that the hub's files of that name are kept in; those it lacks are downloaded.
 
     Args:
-        name: OWNER/NAME.
+        name: OWNER/NAME, or OWNER/NAME@REVISION: a branch, tag or commit.
         kind: model or dataset.
         patterns: which files are needed.
         ignored: which of those are not.
@@ -21,23 +23,41 @@ def fetch(name: str, kind: str, patterns: Sequence[str], ignored: Sequence[str] 
     """
     from huggingface_hub import snapshot_download
 
+    owner, _, revision = name.partition("@")
     wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
     try:
-        return Path(snapshot_download(name, repo_type=kind, **wanted))
+        if "@" in name and not revision:
+            raise ValueError("no revision after @")
+        folder = Path(snapshot_download(owner, repo_type=kind, revision=revision or None, **wanted))
     except Exception as error:
         raise UserError(
-            f"{name}: neither a folder here nor a {kind} that the hub gives out ({_reason(error)})"
+            f"{name}: neither a folder here nor a {kind} that the hub gives out "
+            f"({_reason(error, owner, revision, kind)})"
         ) from error
+    _read[owner] = folder.name  # the cache keeps them in snapshots/COMMIT
+    return folder
 
 
-def _reason(error: Exception) -> str:
+def revisions() -> dict[str, str]:
+    """The commit of each model and dataset of the hub that this process has read, by OWNER/NAME."""
+    return dict(_read)
+
+
+def _reason(error: Exception, name: str, revision: str, kind: str) -> str:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         return "its page there says whom to ask; then run: hf auth login"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no revision {revision!r}; its page there lists branches, tags and commits"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "it has none of that name; for a private one run: hf auth login"
     if isinstance(error, errors.LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
-        return f"{why}, and the cache here has not all of its files"
+        options = "" if kind == "model" else f" --repo-type {kind}"
+        at = f" --revision {revision}" if revision else ""
+        return (
+            f"{why}, and the cache here has not all of its files; where there is a network run: "
+            f"hf download {name}{at}{options} --local-dir FOLDER, and name that folder"
+        )
     return (str(error).strip() or type(error).__name__).splitlines()[0]

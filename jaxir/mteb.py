@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retriever import Retriever
 
 try:
@@ -58,8 +57,7 @@ class MtebEncoder(AbsEncoder):
             retriever = model_name
         else:
             retriever = Retriever.load(model_name, **kwargs)
-        # a retriever refuses texts that are empty, and some tasks have them
-        self._encoder = TextEncoder(retriever.model, retriever.batch_tokens)
+        self._encoder = retriever
         self.mteb_model_meta = _describe(retriever, revision)
 
     def encode(

@@ -42,7 +42,7 @@ class Retriever(TextEncoder):
     def __init__(self, model: TrainedModel, name: str = "", batch_tokens: int = 0):
         super().__init__(model, batch_tokens)
         self.name = name
-        self._warned = False
+        self._said: set[str] = set()
 
     @classmethod
     def load(
@@ -125,6 +125,11 @@ class Retriever(TextEncoder):
 
     def _tokens(self, prefix: str, texts: Sequence[str], cache: Path | None) -> Tokens:
         _check_texts(texts)
+        empty = sum(not text.strip() for text in texts)
+        if empty:
+            self._say_once(
+                "empty", f"{empty} of {len(texts)} texts are empty and were encoded as such"
+            )
         return super()._tokens(prefix, texts, cache)
 
     def encode_tokens(
@@ -132,14 +137,16 @@ class Retriever(TextEncoder):
     ) -> Embeddings:
         """As a `TextEncoder` does; warns the first time that a text is cut."""
         cut = int((tokens.lengths_with_frame(np.arange(len(tokens.length))) > limit).sum())
-        if cut and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{cut} of {len(tokens.length)} texts are longer than {limit} tokens and were cut "
-                "there (said once)",
-                stacklevel=4,
-            )
+        if cut:
+            count = len(tokens.length)
+            message = f"{cut} of {count} texts are longer than {limit} tokens and were cut there"
+            self._say_once("cut", message)
         return super().encode_tokens(tokens, limit, on_devices, progress)
+
+    def _say_once(self, what: str, message: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(f"{message} (said once)", stacklevel=5)
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
@@ -148,6 +155,4 @@ def _check_texts(texts: Sequence[Any]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"text {number} is a {type(text).__name__}; it must be a str")
-        if not text.strip():
-            raise UserError(f"text {number} is empty")
         check_unicode(text, f"text {number}")

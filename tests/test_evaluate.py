@@ -158,8 +158,18 @@ def test_prefixes_lengths_and_dtype_can_be_given(evaluated, collection, tmp_path
     report = read_report(tmp_path / "out")
     assert (report["model"]["query_prefix"], report["model"]["max_query_tokens"]) == ("abcd ", 5)
     assert "passages in int8" in capsys.readouterr().out
-    assert run_command("--compare", evaluated / "whole", tmp_path / "out") == 0
+    compared = ("--compare", evaluated / "whole", tmp_path / "out", "--output", tmp_path / "both")
+    assert run_command(*compared) == 0
     assert "multilingual" in capsys.readouterr().out
+    found = json.loads((tmp_path / "both/comparison.json").read_text())
+    whole = read_report(evaluated / "whole")["systems"][str(MODEL)]
+    assert found["comparison"]["multilingual/map"]["first"] == pytest.approx(
+        whole["multilingual"]["map"], abs=1e-12
+    )
+    assert (tmp_path / "both/heat_map.png").stat().st_size > 5_000
+    assert run_command(*compared) == 0  # an earlier comparison may be replaced
+    with pytest.raises(UserError, match="holds something else"):
+        run_command(*compared[:-1], evaluated / "whole")
 
 
 def test_approximate_search_is_said_aloud(collection, tmp_path, capsys):
@@ -360,6 +370,9 @@ def test_folders_of_the_published_kinds_load_and_run(name, collection, tmp_path)
     if name == "plain":
         folder = shutil.copytree(folder, tmp_path / name)
         tokenizer.save_pretrained(folder)
+        described = json.loads((folder / "config.json").read_text())
+        described["pad_token_id"] = tokenizer.pad_token_id  # the fixture's had none
+        (folder / "config.json").write_text(json.dumps(described))
     arguments = ("--model", folder, "--benchmark", collection, "--nobm25", "--resamples", 10)
     prefixes = ("--query_prefix", "query: ", "--passage_prefix", "passage: ")
     run_command(*arguments, *prefixes, "--output", tmp_path / "out")

@@ -1,5 +1,6 @@
 """Folders in and out: round trips to the bit, both formats, and every way a folder can be wrong."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,10 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
+from jaxir import Retriever
 from jaxir.config import DualEncoderConfig, EncoderConfig
+from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.dual_encoder import abstract_params
 from jaxir.models.hf import read_model, read_tokenizer, write_model
+from jaxir.models.trained import fitted, read_folder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MBERT = Path(__file__).parents[1].parent / "shared/data/tokenizers/mbert-cased-vocab.txt"
@@ -387,3 +391,44 @@ def test_a_tokenizer_is_the_one_that_transformers_takes(name, folder, tmp_path):
         tokenizer.save_pretrained(tmp_path / to)
     for file in os.listdir(tmp_path / "theirs"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
+
+
+@pytest.fixture
+def with_tokenizer(tmp_path):
+    """Makes a folder of an architecture with a tokenizer of XLM-R's frame, which pads with 1."""
+
+    def make(architecture, **changes):
+        tokenizer = train_tokenizer(["a cab", "bad dad", "egg"], 40)
+        encoder = EncoderConfig(architecture, 60, 16, 1, 2, 24, 20)
+        config = DualEncoderConfig(encoder)
+        write_model(
+            tmp_path / "made", config, random_params(config), tokenizer, **PREFIXES, max_tokens=12
+        )
+        edit(tmp_path / "made/config.json", **changes)
+        return tmp_path / "made", len(tokenizer)
+
+    return make
+
+
+def test_a_bert_takes_its_padding_from_its_tokenizer(with_tokenizer):
+    # published configs are often wrong about it: E5's says 0 beside a tokenizer that pads with 1
+    folder, _ = with_tokenizer("bert", pad_token_id=0)
+    model = read_folder(str(folder))
+    assert model.config.encoder.pad_id == model.tokenizer.pad_token_id == 1
+    texts = ["a", "bad"]
+    wrong = Retriever(model).encode_queries(texts)
+    edit(folder / "config.json", pad_token_id=1)
+    np.testing.assert_array_equal(wrong, Retriever.load(folder).encode_queries(texts))
+
+
+def test_a_tokenizer_of_another_model_is_named_with_both_numbers(with_tokenizer):
+    folder, _ = with_tokenizer("xlm-roberta", pad_token_id=0)
+    message = "tokenizer pads with token 1, its weights count positions from pad_token_id = 0"
+    with pytest.raises(UserError, match=message):
+        read_folder(str(folder))
+    folder, size = with_tokenizer("bert")
+    model = read_folder(str(folder))
+    small = dataclasses.replace(model.config.encoder, vocab_size=size - 1)
+    message = f"tokenizer has {size} tokens, its weights have embeddings of {size - 1}: they do not"
+    with pytest.raises(UserError, match=message):
+        fitted(small, model.tokenizer, "the model")

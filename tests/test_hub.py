@@ -17,12 +17,14 @@ LOAD = """
 import json, sys
 from jaxir import Retriever
 from jaxir.errors import UserError
+from jaxir.hub import revisions
 for name in sys.argv[1:]:
     try:
         said = Retriever.load(name).fingerprint
     except UserError as error:
         said = str(error)
     print(json.dumps(said))
+print(json.dumps(revisions()))
 """
 
 
@@ -59,7 +61,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def describe(self, name, asked):
         """A repository, or the tree of its files."""
-        if name == "owner/gated":
+        revision = next(iter(asked[1:2]), "main")
+        if revision not in ("main", "v1", COMMIT):
+            self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
+        elif name == "owner/gated":
             self.answer(b"{}", 403, {"X-Error-Code": "GatedRepo"})
         elif name not in REPOSITORIES:
             self.answer(b"{}", 401, {"X-Error-Code": "RepoNotFound"})
@@ -105,25 +110,32 @@ def hub():
         server.shutdown()
 
 
-def load(cache, url, *names, **environment):
-    """What each name gives in a process of its own, which the hub's settings are read by."""
+def run_python(cache, url, *arguments, **environment):
+    """What a process of its own prints, which the hub's settings are read by."""
     settings = {"HF_HOME": str(cache), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "x"}
     ran = subprocess.run(
-        [sys.executable, "-c", LOAD, *names],
+        [sys.executable, *arguments],
         env=os.environ | settings | {"no_proxy": "127.0.0.1"} | environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
-    return [json.loads(line) for line in ran.stdout.splitlines()]
+    return ran.stdout
+
+
+def load(cache, url, *names, **environment):
+    """What each name gives, and then the revisions that were read."""
+    printed = run_python(cache, url, "-c", LOAD, *names, **environment)
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def test_a_name_is_downloaded_once_and_pickles_are_not(hub, tmp_path):
     url = f"http://127.0.0.1:{hub.server_port}"
     names = ("owner/whole", "owner/pickled", "owner/none", "owner/gated", "owner/a b")
-    here, whole, *refused = load(tmp_path, url, str(MODEL), *names)
+    here, whole, *refused, read = load(tmp_path, url, str(MODEL), *names)
     assert whole == here
+    assert read == {"owner/whole": COMMIT, "owner/pickled": COMMIT}
     for said, message in zip(
         refused,
         (
@@ -144,9 +156,59 @@ def test_a_name_is_downloaded_once_and_pickles_are_not(hub, tmp_path):
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "it cannot be reached"),
     ):
-        again, other = load(tmp_path, url, "owner/whole", "owner/other", **environment)
-        assert again == here
-        assert other == (
-            "owner/other: neither a folder here nor a model that the hub gives out "
-            f"({why}, and the cache here has not all of its files)"
+        again, other, pinned, read = load(
+            tmp_path, url, "owner/whole", "owner/other", "owner/other@v2", **environment
         )
+        assert again == here
+        assert read == {"owner/whole": COMMIT}
+        assert other == (
+            f"owner/other: neither a folder here nor a model that the hub gives out ({why}, and "
+            "the cache here has not all of its files; where there is a network run: hf download "
+            "owner/other --local-dir FOLDER, and name that folder)"
+        )
+        assert "hf download owner/other --revision v2 --local-dir FOLDER" in pinned
+
+
+def test_a_name_takes_a_revision(hub, tmp_path):
+    url = f"http://127.0.0.1:{hub.server_port}"
+    names = ("owner/whole@v1", f"owner/whole@{COMMIT}", "owner/whole@v3", "owner/whole@")
+    here, tag, commit, wrong, none, read = load(tmp_path, url, str(MODEL), *names)
+    assert here == tag == commit
+    assert read == {"owner/whole": COMMIT}
+    assert wrong == (
+        "owner/whole@v3: neither a folder here nor a model that the hub gives out (it has no "
+        "revision 'v3'; its page there lists branches, tags and commits)"
+    )
+    assert "(no revision after @)" in none
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tiny import tiny_config
+from jaxir.training.run import run
+folder = Path(sys.argv[1])
+config = tiny_config(folder, steps=2)
+config.model.init, config.model.trained_tokenizer_size = "owner/whole@v1", 0
+config.model.max_query_tokens = config.model.max_passage_tokens = 16
+config.evaluation.every = 0
+run(config, folder / "run")
+"""
+
+
+@pytest.mark.slow  # two processes that import, compile and train
+def test_a_run_and_a_report_say_the_revision(hub, tmp_path):
+    url = f"http://127.0.0.1:{hub.server_port}"
+    here = Path(__file__).parent
+    run_python(tmp_path, url, "-c", TRAIN, str(tmp_path), str(here))
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["hub"] == {"owner/whole": COMMIT}
+    card = (tmp_path / "run/export/README.md").read_text()
+    assert 'base_model: "owner/whole"' in card
+    assert f"* From: owner/whole@v1, revision {COMMIT}." in card
+    arguments = ("--model", "owner/whole", "--benchmark", "cldr", "--languages", "de,en")
+    output = ("--output", str(tmp_path / "out"), "--resamples", "10", "--nobm25")
+    run_python(tmp_path, url, "-m", "jaxir.evaluate", *arguments, *output)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["hub"] == {"owner/whole": COMMIT}

@@ -104,6 +104,7 @@ def test_figures_and_rankings_are_those_of_our_search(encoder, tmp_path):
     assert 0 < scores["ndcg_at_10"] < 1
 
 
+@pytest.mark.filterwarnings("ignore:.*texts are empty")
 def test_sides_batches_and_empty_texts(encoder):
     retriever = Retriever.load(MODEL, **PREFIXES)
     batches = [PASSAGES[:7], PASSAGES[7:9], PASSAGES[9:]]

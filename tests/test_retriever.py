@@ -205,12 +205,21 @@ def test_a_damaged_index_is_named(retriever, passages, tmp_path, damage):
         Index.load(folder, retriever)
 
 
+def test_empty_texts_are_encoded_and_said_once():
+    retriever = Retriever.load(MODEL, query_prefix="", passage_prefix="")
+    with pytest.warns(UserWarning, match="2 of 3 texts are empty and were encoded as such"):
+        found = retriever.encode_passages(["", "a b", " "])
+    assert np.isfinite(found).all()
+    again = retriever.encode_queries(["", "a b"])
+    np.testing.assert_allclose(again, found[:2], atol=1e-6)
+
+
 def test_mistakes_are_one_line(retriever, passages, tmp_path):
     index = retriever.index(["a", "b"], ["x", "y"])
     (tmp_path / "file").touch()
     for wrong, message in (
         (lambda: index.search("a b"), "a list of texts is needed"),
-        (lambda: index.search(["a", " "]), "text 1 is empty"),
+        (lambda: index.add([" "]), "passage '2' is empty; leave it out"),
         (lambda: index.search(["a", None]), "text 1 is a NoneType"),
         (lambda: index.search(["\ud83d"]), "half a surrogate"),
         (lambda: index.search(["a"], k=0), "k = 0: must be 1 or more"),

@@ -1,9 +1,9 @@
 """The table at the end: what leads, what ties, what is not known."""
 
 import numpy as np
+import pytest
 
-from jaxir.retrieval.evaluation import SettingsReport
-from jaxir.retrieval.plots import draw_heat_map
+from jaxir.retrieval.plots import draw_heat_maps
 from jaxir.retrieval.tables import figures, print_comparison, print_settings
 
 
@@ -44,8 +44,9 @@ def test_what_no_run_knows_is_a_dash_and_no_tie(capsys):
     assert " - " in capsys.readouterr().out
 
 
-def test_a_heat_map_of_a_matrix_with_gaps(tmp_path):
+@pytest.mark.parametrize("systems", [1, 2])
+def test_heat_maps_of_matrices_with_gaps(tmp_path, systems):
     matrix = np.array([[0.5, np.nan], [0.1, 0.9]])
-    report = SettingsReport("x", ("de", "en"), 2, 2, {}, {}, {}, {"map": matrix}, {}, None)
-    draw_heat_map(report, tmp_path / "map.png")
+    maps = {f"system {number}": matrix / (number + 1) for number in range(systems)}
+    draw_heat_maps(maps, ("de", "en"), "mAP, x", tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 5_000

@@ -8,10 +8,9 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from jaxir.errors import UserError
 from jaxir.hub import fetch
+from jaxir.progress import progress_bar
 
 XQUAD_R_URL = (
     "https://raw.githubusercontent.com/google-research-datasets/lareqa/"
@@ -62,17 +61,19 @@ def download(url: str, sha256: Mapping[str, str], folder: Path) -> None:
     missing = [name for name in sha256 if not (folder / name).exists()]
     if not missing:
         return
-    for name in tqdm(missing, desc=f"downloading to {folder}", unit=" files", disable=None):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _fetch(url + name, folder / name, sha256[name])
-        except (OSError, http.client.HTTPException) as error:  # urllib's are of the first kind too
-            reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or error
-            reason = " ".join(str(reason).split())  # one line, whatever the server said
-            raise UserError(
-                f"{url}{name}: cannot be downloaded to {folder} ({reason}); the same command goes "
-                "on with it, and --directory reads a folder of yours"
-            ) from error
+    with progress_bar(f"downloading to {folder}", len(missing), "files") as bar:
+        for name in missing:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _fetch(url + name, folder / name, sha256[name])
+            except (OSError, http.client.HTTPException) as error:  # urllib's are OSErrors too
+                reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or error
+                reason = " ".join(str(reason).split())  # one line, whatever the server said
+                raise UserError(
+                    f"{url}{name}: cannot be downloaded to {folder} ({reason}); the same command "
+                    "goes on with it, and --directory reads a folder of yours"
+                ) from error
+            bar.update()
 
 
 def _fetch(url: str, path: Path, sha256: str) -> None:
@@ -112,7 +113,7 @@ def local_dataset(name: str, patterns: Sequence[str]) -> Path:
     """The folder itself, or the one that the hub's dataset of that name was downloaded to.
 
     Args:
-        name: a folder, or OWNER/NAME of a dataset on the hub.
+        name: a folder, or OWNER/NAME of a dataset on the hub, at a revision with @REVISION.
         patterns: which files of the dataset are needed.
 
     Raises:
@@ -121,6 +122,7 @@ def local_dataset(name: str, patterns: Sequence[str]) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
-    if folder.exists() or folder.is_absolute() or name.count("/") != 1 or name[:1] in ".~":
+    owned = name.partition("@")[0]
+    if folder.exists() or folder.is_absolute() or owned.count("/") != 1 or owned[:1] in ".~":
         raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a dataset on the hub")
     return fetch(name, "dataset", patterns)

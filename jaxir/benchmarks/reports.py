@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxir.benchmarks.run import Benchmark, Result, read_benchmark, run_benchmar
 from jaxir.errors import UserError
 from jaxir.models.trained import TrainedModel
 from jaxir.retrieval import plots
-from jaxir.retrieval.evaluation import plain
+from jaxir.retrieval.evaluation import QueryValues, plain, summarize
 from jaxir.retrieval.measuring import Ranking, Run
 from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
 from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
@@ -29,7 +30,9 @@ from jaxir.retrieval.values import read_values, write_values
 from jaxir.versions import made_with
 from jaxir.whole_files import replacing, write_json
 
-REPORT, VALUES = "report.json", "values.npz"
+logger = logging.getLogger(__name__)
+
+REPORT, VALUES, COMPARISON = "report.json", "values.npz", "comparison.json"
 
 
 def evaluate(
@@ -122,15 +125,15 @@ def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
         raise UserError("--runs cross_lingual: needs --depth, the places kept of each language")
 
 
-def _check_output(output: Path) -> None:
-    """Only an earlier report may be replaced."""
+def _check_output(output: Path, file: str = REPORT) -> None:
+    """Only an earlier report, or an earlier comparison, may be replaced."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         try:
-            _read_report(output)
-        except UserError:
-            raise UserError(
-                f"--output {output}: holds something else; name another folder"
-            ) from None
+            whole = isinstance(json.loads((output / file).read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            raise UserError(f"--output {output}: holds something else; name another folder")
 
 
 def _report(
@@ -144,6 +147,7 @@ def _report(
 ) -> dict[str, Any]:
     """Everything that is needed to do it again."""
     figures = result.systems[model]
+    logger.info("intervals of %s bootstrap samples, and p values", f"{resamples:,}")
     intervals = confidence_intervals(figures.values.totals(), resamples)
     texts = {
         name: getattr(trained, name)
@@ -193,7 +197,9 @@ def _write(output: Path, model: str, result: Result, runs: tuple[str, ...]) -> N
     write_values(output / VALUES, figures.values)
     title = f"{tag} on {figures.name}"
     if len(figures.languages) > 1 and "cross_lingual" in figures.values.settings:
-        plots.draw_heat_map(figures, output / "heat_map.png")
+        maps = {tag: figures.matrix["map"]}
+        title = f"mAP, {figures.name}"
+        plots.draw_heat_maps(maps, figures.languages, title, output / "heat_map.png")
     if np.isfinite(figures.multilingual.get("rank_distance", np.nan)):
         distances = {
             (tag if name == model else name): one.pool["rank_distance"]
@@ -250,11 +256,17 @@ def _print(model: str, report: dict[str, Any], output: Path) -> None:
     print(f"{output / REPORT}, run and qrels files and pictures beside it")
 
 
-def compare_reports(first: Path, second: Path) -> dict[str, Comparison]:
+def compare_reports(first: Path, second: Path, output: Path | None = None) -> dict[str, Comparison]:
     """Print two reports side by side, with p values.
 
+    Args:
+        first: folder of a report.
+        second: of another one, of the same texts, languages and judgements.
+        output: folder for the figures as JSON and both heat maps; None: nothing is written.
+
     Raises:
-        UserError: a folder holds no report, or they are of different tasks.
+        UserError: a folder holds no report, they are of different tasks, or the output holds
+            something else.
     """
     reports = [_read_report(folder) for folder in (first, second)]
     names = [next(iter(one["systems"].values()))["name"] for one in reports]
@@ -269,13 +281,39 @@ def compare_reports(first: Path, second: Path) -> dict[str, Comparison]:
             f"{first} was ranked with --depth {rankings[0]['depth']}, {second} with "
             f"{rankings[1]['depth']}: evaluate one again"
         )
-    found = compare(read_values(first / VALUES), read_values(second / VALUES))
+    if output is not None:
+        _check_output(output, COMPARISON)
+    values = tuple(read_values(folder / VALUES) for folder in (first, second))
+    found = compare(values[0], values[1])
     one, other = (str(folder) for folder in (first, second))
     print_paired(one, other, f"{names[0]}: paired randomisation test", found)
     for field in ("dtype", "approximate_recall"):
         if rankings[0][field] != rankings[1][field]:
             print(f"they differ in {field}: {rankings[0][field]} and {rankings[1][field]}")
+    if output is not None:
+        with replacing(output.absolute()) as folder:
+            _write_comparison(folder, {one: values[0], other: values[1]}, names[0], found)
+        print(f"{output / COMPARISON} and {output / 'heat_map.png'}")
     return found
+
+
+def _write_comparison(
+    output: Path, values: Mapping[str, QueryValues], task: str, found: Mapping[str, Comparison]
+) -> None:
+    described = {
+        "command": [f"python -m {jaxir.__name__}.evaluate", *sys.argv[1:]],
+        "task": task,
+        "reports": list(values),
+        "comparison": {key: dataclasses.asdict(one) for key, one in found.items()},
+    }
+    one = next(iter(values.values()))
+    if len(one.languages) > 1 and "cross_lingual" in one.settings:
+        maps = {
+            Path(name).name: summarize(some, task, 0, 0).matrix["map"]
+            for name, some in values.items()
+        }
+        plots.draw_heat_maps(maps, one.languages, f"mAP, {task}", output / "heat_map.png")
+    write_json(output / COMPARISON, plain(described))
 
 
 def _read_report(folder: Path) -> dict[str, Any]:

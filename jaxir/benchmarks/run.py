@@ -5,6 +5,7 @@ Dimension key: N languages.
 
 import dataclasses
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from jaxir.retrieval.measuring import Ranking, Run, join, measure
 from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.trec import check_ids
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,13 @@ def run_benchmark(
                 task.passages, progress=f"{task.name}: passages", cache=cache
             )
         with timed("ranking and measuring"):
+            size = f"{len(task.passages):,} passages for {len(task.queries):,} queries"
+            logger.info("%s: ranking %s", task.name, size)
             measured = measure(queries, passages, task, ranking)
         reports.setdefault(name, []).append(measured.report)
         if with_bm25:
             with timed("BM25"):
+                logger.info("%s: BM25", task.name)
                 reports.setdefault("BM25", []).append(bm25(task, depth=ranking.depth))
         digest.update(_fingerprint(task))
         result.empty_passages += sum(not text.strip() for text in task.passages)

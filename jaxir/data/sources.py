@@ -8,7 +8,7 @@ A new reader is a function and one line in `READERS`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from jaxir.data.files import (
     two_languages,
 )
 from jaxir.data.rows import Row, RowMaker, read_answers
+from jaxir.data.tfds import is_text, tfds_examples
 from jaxir.errors import UserError
 
 Rows = Generator[Row | None, None, Counter[str] | None]
@@ -157,38 +158,12 @@ def read_line_aligned(source: Source, directory: Path, passage_unit: str) -> Row
     return make.counts
 
 
-def tfds_examples(
-    path: str, split: str, directory: Path, encoded: Sequence[str] = ()
-) -> Iterable[Any]:
-    """Examples of a TFDS dataset, in the order of its files.
-
-    Args:
-        path: name of the dataset and its config, e.g. "xquad/ar".
-        split: of the dataset.
-        directory: looked in before TFDS's own data folder; TFDS fetches what neither has.
-        encoded: image features that stay the bytes of their file.
-
-    Raises:
-        UserError: there is no such dataset or split, or it cannot be fetched.
-    """
-    import tensorflow_datasets
-
-    name = path.split("/")[0].split(":")[0]
-    try:
-        builder = tensorflow_datasets.builder(
-            path, data_dir=directory if (directory / name).is_dir() else None
-        )
-        builder.download_and_prepare()
-        decoders = {feature: tensorflow_datasets.decode.SkipDecoding() for feature in encoded}
-        return tensorflow_datasets.as_numpy(
-            builder.as_dataset(split=split, shuffle_files=False, decoders=decoders or None)
-        )
-    except Exception as error:  # TFDS raises its own, TensorFlow's and the network's
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"TFDS {path}, split {split}: {reason}; mend path and split of the "
-            f"source, or put the prepared dataset into {directory / name}"
-        ) from error
+def _like_squad(features: Mapping[str, Any]) -> bool:
+    answers = features.get("answers")
+    return all(is_text(features.get(name)) for name in ("question", "context")) and (
+        answers is None
+        or (isinstance(answers.shape, Mapping) and {"text", "answer_start"} <= {*answers.shape})
+    )
 
 
 def read_tfds(source: Source, directory: Path, passage_unit: str) -> Rows:
@@ -197,11 +172,10 @@ def read_tfds(source: Source, directory: Path, passage_unit: str) -> Rows:
     It is looked for in `directory`, then in TFDS's own data folder; TFDS fetches what is missing.
     """
     make, codes = RowMaker(source, passage_unit), two_languages(source)
-    examples = tfds_examples(source.path, source.split, directory)
+    wanted = "the texts question and context, and if any answers with text and answer_start"
+    examples = tfds_examples(source.path, source.split, directory, _like_squad, wanted)
     for number, example in enumerate(examples, start=1):
         where = f"TFDS {source.path}, split {source.split}: example {number}"
-        if not isinstance(example, dict) or not {"question", "context"} <= example.keys():
-            raise UserError(f"{where}: no `question` and `context`; use a SQuAD-like dataset")
         row_id = example["id"].decode() if source.fields.id and "id" in example else number
         given = example.get("answers", {"text": [], "answer_start": []})
         starts = [int(start) for start in given["answer_start"]]

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from jaxir.claims import Claims, make_together
 from jaxir.data.ranged import RangedArray
 from jaxir.errors import UserError
+from jaxir.progress import progress_bar
 from jaxir.whole_files import create, entries, is_remote, path_of, publish
 
 TEXTS_PER_SEGMENT = 200_000
@@ -217,7 +218,7 @@ def _build(
     shares = [share[np.argsort(hashes[share, 0], kind="stable")] for share in shares]
     to_make = {_name(hashes[share]): share for share in shares}
     with (
-        tqdm(total=len(missing), desc="tokenizing", unit=" texts", disable=None) as progress,
+        progress_bar("tokenizing", len(missing), "texts") as progress,
         Claims(folder) as claims,
     ):
 

@@ -57,13 +57,16 @@ class HuggingFaceModel:
 def local_folder(name: str | os.PathLike) -> Path:
     """The folder itself, or the one that the hub's files of that name were downloaded to.
 
+    A name on the hub is OWNER/NAME, or OWNER/NAME@REVISION: a branch, tag or commit.
+
     Raises:
         UserError: there is no such folder, nor a model of that name on the hub.
     """
     path = Path(name)
     if path.is_dir():
         return path
-    if path.exists() or path.is_absolute() or str(name).count("/") > 1 or str(name)[:1] in ".~":
+    owned = str(name).partition("@")[0]
+    if path.exists() or path.is_absolute() or owned.count("/") > 1 or owned[:1] in ".~":
         raise UserError(f"{name}: not a folder; give a folder or the name of a model on the hub")
     return fetch(str(name), "model", _DOWNLOAD, ignored=("*/*/*",))
 

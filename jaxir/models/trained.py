@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxir.config import DualEncoderConfig
+from jaxir.config import DualEncoderConfig, EncoderConfig
+from jaxir.errors import UserError
 from jaxir.models.hf import read_model, read_tokenizer
 
 
@@ -38,6 +39,35 @@ class TrainedModel:
         return digest.hexdigest()
 
 
+def fitted(encoder: EncoderConfig, tokenizer: Any, name: str) -> EncoderConfig:
+    """The encoder's shape with the padding of the tokenizer that it is used with.
+
+    XLM-R counts positions from `pad_id + 1`, so there both must name the same. In a BERT that id
+    is only PyTorch's `padding_idx`, and published configs are often wrong about it (E5 has 0, its
+    tokenizer 1); the tokenizer knows.
+
+    Args:
+        encoder: shape of the weights.
+        tokenizer: what makes their input.
+        name: of the model, for the message.
+
+    Raises:
+        UserError: the tokenizer is another model's, with what both say.
+    """
+    if len(tokenizer) > encoder.vocab_size:
+        raise UserError(
+            f"{name}: its tokenizer has {len(tokenizer):,} tokens, its weights have embeddings of "
+            f"{encoder.vocab_size:,}: they do not belong together; name the weights' own tokenizer"
+        )
+    if encoder.architecture != "bert" and tokenizer.pad_token_id != encoder.pad_id:
+        raise UserError(
+            f"{name}: its tokenizer pads with token {tokenizer.pad_token_id}, its weights count "
+            f"positions from pad_token_id = {encoder.pad_id}: they do not belong together; name "
+            "the weights' own tokenizer, or mend config.json"
+        )
+    return dataclasses.replace(encoder, pad_id=tokenizer.pad_token_id)
+
+
 def read_folder(name: str) -> TrainedModel:
     """Read a transformers or sentence-transformers folder, or a model of the hub.
 
@@ -45,8 +75,14 @@ def read_folder(name: str) -> TrainedModel:
         UserError: there is no such model, it is damaged, or lacks its weights or its tokenizer.
     """
     model = read_model(name)
-    limits = (model.max_tokens, model.max_tokens)
-    prefixes = (model.query_prefix, model.passage_prefix)
+    tokenizer = read_tokenizer(model.folder)
+    encoder = fitted(model.config.encoder, tokenizer, name)
     return TrainedModel(
-        model.config, model.params, read_tokenizer(model.folder), *prefixes, *limits
+        dataclasses.replace(model.config, encoder=encoder),
+        model.params,
+        tokenizer,
+        model.query_prefix,
+        model.passage_prefix,
+        model.max_tokens,
+        model.max_tokens,
     )

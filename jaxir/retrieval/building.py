@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxir.data.texts import Text
 from jaxir.errors import UserError
+from jaxir.progress import progress_bar
 from jaxir.retrieval.index import INDEX_FILE, Encoder, make_shard, write_index_file
 from jaxir.retrieval.shards import read_shard, shard_name, write_shard
 from jaxir.whole_files import write_json
@@ -49,7 +49,7 @@ def build_index(
     remaining = iter(texts)
     known = np.empty(0, np.uint64)
     names: list[str] = []
-    with tqdm(desc="encoding", unit=" texts", disable=None) as progress:
+    with progress_bar("encoding", None, "texts") as progress:
         while some := list(islice(remaining, shard_rows)):
             known = _with_new_ids(known, some)
             name = shard_name(len(names))

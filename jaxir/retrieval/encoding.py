@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from jaxir.config import DualEncoderConfig
 from jaxir.data.tokens import Tokens
 from jaxir.models import dual_encoder
+from jaxir.progress import progress_bar
 
 # Texts are padded to the next of these. Each costs one compilation; a factor of four thirds between
 # them keeps the waste to about a tenth.
@@ -110,9 +110,7 @@ def _encoded(
             ids, row_lengths = tokens.padded(padded, width)
             yield chosen, embed(params, rows_to_devices(ids), rows_to_devices(row_lengths))
 
-    with tqdm(
-        total=len(texts), desc=progress, unit=" texts", disable=not progress or None, leave=None
-    ) as bar:
+    with progress_bar(progress or "", len(texts), "texts", disable=not progress, leave=None) as bar:
         for chosen, rows in _one_ahead(batches()):
             yield chosen, rows
             bar.update(len(chosen))

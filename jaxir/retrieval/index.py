@@ -100,7 +100,7 @@ class Index:
             language: look among the passages of this one alone; None: among all.
 
         Raises:
-            UserError: a query is no text or empty, k < 1, or no passage has that language.
+            UserError: a query is no text, k < 1, or no passage has that language.
         """
         return self.search_embeddings(self._encoder.encode_queries(queries), k, language=language)
 
@@ -222,6 +222,9 @@ def make_shard(
     if not len(passages):
         raise UserError("there are no passages")
     check_new_ids([*present, *ids])
+    empty = next((one for one, text in zip(ids, passages) if not str(text).strip()), None)
+    if empty is not None:
+        raise UserError(f"passage {empty!r} is empty; leave it out of the index")
     vectors = make_vectors(encoder.encode_passages(passages, progress=progress), dtype)
     columns = {"id": ids, "text": list(passages), "language": languages}
     return Shard(vectors, pa.table(columns, schema=SCHEMA))

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from jaxir.config import Source
 from jaxir.data.files import json_records
@@ -28,6 +27,7 @@ from jaxir.data.rows import Row, RowMaker
 from jaxir.data.sources import record_row
 from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
+from jaxir.progress import progress_bar
 from jaxir.retrieval.index import Encoder, Index, Result
 from jaxir.whole_files import writing
 
@@ -135,12 +135,14 @@ def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Minin
         UserError: names the line that is wrong; or the index holds no passage to take.
     """
     clusters = Clusters()
+    lines = 0
     for _, row in _records(file):
         clusters.add(row)
+        lines += 1
     _check_window(index, mining)
     counts: Counter[str] = Counter()
     records = _records(file)
-    with writing(output) as stream, tqdm(unit="row", disable=None, leave=False) as bar:
+    with writing(output) as stream, progress_bar("mining", lines, "rows") as bar:
         while batch := list(islice(records, ROWS_AT_ONCE)):
             rows = [row for _, row in batch]
             for (record, row), mined in zip(batch, _mine(encoder, index, rows, clusters, mining)):

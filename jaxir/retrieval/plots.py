@@ -11,31 +11,40 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from jaxir.retrieval.evaluation import SettingsReport
 from jaxir.whole_files import writing
 
 
-def draw_heat_map(report: SettingsReport, path: os.PathLike) -> None:
-    """mAP by query language (rows) and passage language (columns), as a PNG."""
-    matrix: Float[np.ndarray, "N N"] = report.matrix["map"]
-    size = 2.4 + 0.55 * len(report.languages)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    highest = max(0.05, float(np.nanmax(matrix)))
-    image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=highest)
-    ticks = range(len(report.languages))
-    axes.set_xticks(ticks, report.languages)
-    axes.set_yticks(ticks, report.languages)
-    axes.set_xlabel("passage language")
-    axes.set_ylabel("query language")
-    axes.set_title(f"mAP, {report.name}")
-    for (row, column), value in np.ndenumerate(matrix):
-        if not math.isnan(value):
-            color = "black" if value > highest / 2 else "white"
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
-            )
-    figure.colorbar(image, ax=axes, label="mAP")
+def draw_heat_maps(
+    systems: Mapping[str, Float[np.ndarray, "N N"]],
+    languages: Sequence[str],
+    title: str,
+    path: os.PathLike,
+) -> None:
+    """mAP by query language (rows) and passage language (columns), a map a system, as a PNG.
+
+    One scale of colors serves all.
+    """
+    size = 2.4 + 0.55 * len(languages)
+    figure = Figure(figsize=(size * len(systems) + 1, size), layout="constrained")
+    panels = figure.subplots(1, len(systems), squeeze=False)[0]
+    highest = max(0.05, *(float(np.nanmax(matrix)) for matrix in systems.values()))
+    ticks = range(len(languages))
+    for axes, (name, matrix) in zip(panels, systems.items()):
+        image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=highest)
+        axes.set_xticks(ticks, languages)
+        axes.set_yticks(ticks, languages)
+        axes.set_xlabel("passage language")
+        axes.set_title(name if len(systems) > 1 else title)
+        for (row, column), value in np.ndenumerate(matrix):
+            if not math.isnan(value):
+                color = "black" if value > highest / 2 else "white"
+                axes.text(
+                    column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8
+                )
+    panels[0].set_ylabel("query language")
+    figure.colorbar(image, ax=panels, label="mAP")
+    if len(systems) > 1:
+        figure.suptitle(title)
     save(figure, path)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxir.data.tokens import Tokens, read_tokens, tokenize
 from jaxir.errors import UserError
-from jaxir.models.trained import TrainedModel
+from jaxir.models.trained import TrainedModel, fitted
 from jaxir.retrieval.encoding import encode, encode_on_devices, make_embed, tokens_at_once
 from jaxir.retrieval.topk import data_mesh
 
@@ -147,8 +147,4 @@ def _check(model: TrainedModel) -> None:
                 f"max_{side}_tokens {limit}: must be from 3 to the model's "
                 f"{encoder.max_tokens} positions"
             )
-    if len(model.tokenizer) > encoder.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(model.tokenizer):,} tokens, the model "
-            f"{encoder.vocab_size:,}: they do not belong together"
-        )
+    fitted(encoder, model.tokenizer, "the model")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxir.progress import progress_bar
+
 
 def in_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each candidate in every round, called in turns: A B A B.
@@ -16,12 +18,15 @@ def in_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dic
     They are called once before, which compiles them, and that does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, call in candidates.items():
-            began = time.perf_counter()
-            call()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
+    total = (rounds + 1) * len(candidates)
+    with progress_bar(f"measuring {', '.join(candidates)}", total, "calls", leave=None) as bar:
+        for number in range(rounds + 1):
+            for name, call in candidates.items():
+                began = time.perf_counter()
+                call()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+                bar.update()
     return seconds
 
 

@@ -25,8 +25,9 @@ from jaxir.data.pipeline import Loader, tokenize
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import HuggingFaceModel, read_model
+from jaxir.models.trained import fitted
 from jaxir.retrieval.retrieval_set import RetrievalSet
-from jaxir.training.tokenizers import check_fits, shaped_by, tokenizer_of
+from jaxir.training.tokenizers import named, shaped_by, tokenizer_of
 from jaxir.whole_files import path_of
 
 logger = logging.getLogger(__name__)
@@ -156,10 +157,10 @@ def read_start(
     if model.init:
         model, params = _started_from(read_model(model.init), model, config.seed)
     tokenizer = tokenizer_of(model, model.init, training, workdir)
-    encoder = model.encoder
     if params is None:
-        encoder = shaped_by(tokenizer, encoder)
-    check_fits(tokenizer, encoder, model.tokenizer, model.init)
+        encoder = shaped_by(tokenizer, model.encoder)
+    else:
+        encoder = fitted(model.encoder, tokenizer, named(model, model.init))
     return dataclasses.replace(model, encoder=encoder), params, tokenizer
 
 

@@ -108,7 +108,7 @@ def train(
                     if done % config.watch.every == 0 or last:
                         values = meter.flush()
                         report.write(done, values)
-                        progress.set_postfix_str(_postfix(values))
+                        progress.set_postfix_str(_postfix(values), refresh=False)
                     measured: dict[str, float] = {}
                     if _due(done, config.evaluation.every) or (last and validation):
                         with meter.paused():

@@ -9,6 +9,7 @@ from typing import Any
 
 import jaxir
 from jaxir.config import Config
+from jaxir.hub import revisions
 from jaxir.models.trained import TrainedModel
 
 _FIGURES = (
@@ -43,8 +44,8 @@ def _front_matter(
     languages = sorted((results or {}).get("used", {}).get("query_languages", {}))
     if languages:
         yield f"language: {json.dumps(languages)}"
-    if config is not None and config.model.init:
-        yield f"base_model: {json.dumps(config.model.init)}"
+    if config is not None and _hub_name(config) in revisions():
+        yield f"base_model: {json.dumps(_hub_name(config))}"
     yield "---"
     yield ""
     encoder = model.config.encoder
@@ -85,7 +86,9 @@ def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[s
     yield "## Training"
     yield ""
     yield f"* Steps: {config.steps:,} of {config.batch_size:,} pairs; seed {config.seed}."
-    yield f"* From: {config.model.init or 'scratch'}."
+    revision = revisions().get(_hub_name(config))
+    start = config.model.init or "scratch"
+    yield f"* From: {start}{f', revision {revision}' if revision else ''}."
     shares = {name: share for name, share in vars(config.hybrid.shares).items() if share}
     yield f"* Shares of batches: {_counts(shares)}."
     optimizer, loss = config.optimizer, config.loss
@@ -114,6 +117,11 @@ def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[s
             cells = (_cell(report[setting].get(name)) for _, setting, name in _FIGURES)
             yield f"| {task}, {system} | {' | '.join(cells)} |"
     yield ""
+
+
+def _hub_name(config: Config) -> str:
+    """The name on the hub of what a run started from, if that is where it is from."""
+    return config.model.init.partition("@")[0]
 
 
 def _counts(values: Mapping[str, float]) -> str:

@@ -38,6 +38,7 @@ def report_plan(
     if search:
         config, tried = largest_batch(config, place, cache, tokens_a_pair)
         _print_tried(tried, place)
+    logger.info("compiling the step for %s, which takes minutes the first time", topology)
     need = plan(config, place, cache, tokens_a_pair)
     report = _report(config, place, need, mfu) | {"tokens a pair": tokens_a_pair or None}
     report["search step"] = dataclasses.asdict(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from jaxir.config import WatchConfig
 from jaxir.errors import UserError
+from jaxir.progress import progress_bar
 from jaxir.training.processes import is_first
 from jaxir.whole_files import is_remote, writing
 
@@ -98,16 +99,7 @@ class Report:
 
 def progress_line(name: str, steps: int, done: int) -> tqdm:
     """The one line that tells how far a run is and how long it will take."""
-    return tqdm(
-        total=steps,
-        initial=done,
-        desc=name,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=1.0,
-        maxinterval=30.0,
-        disable=not is_first(),
-    )
+    return progress_bar(name, steps, "steps", done, disable=not is_first())
 
 
 def _lines_until(path: epath.Path, step: int) -> list[str]:

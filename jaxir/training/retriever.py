@@ -43,9 +43,10 @@ def evaluate_task(
     With `first_places` the pool is searched too, for how alike parallel queries are answered.
     """
 
-    def embeddings(tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
+    def embeddings(side: str, tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
         batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
-        return encode(embed, params, tokens, texts, limit, batch_tokens)
+        name = f"{task.retrieval_set.name}: {side}" if is_first() else None
+        return encode(embed, params, tokens, texts, limit, batch_tokens, name)
 
     asked, pool = (
         np.arange(len(task.query_tokens.length)),
@@ -55,8 +56,9 @@ def evaluate_task(
     if 0 < most_queries < len(asked):
         asked = np.sort(np.random.default_rng(0).permutation(asked)[:most_queries])
         retrieval_set = select_queries(retrieval_set, asked)
-    queries = embeddings(task.query_tokens, asked, config.model.max_query_tokens)
-    passages = embeddings(task.passage_tokens, pool, config.model.max_passage_tokens)
+    model = config.model
+    queries = embeddings("queries", task.query_tokens, asked, model.max_query_tokens)
+    passages = embeddings("passages", task.passage_tokens, pool, model.max_passage_tokens)
     above = passages_above(queries, passages, retrieval_set)
     more = first_places_alike(queries, passages, retrieval_set) if first_places else None
     return evaluate_settings(above, retrieval_set, more)
@@ -79,16 +81,16 @@ def _results(
     workdir: epath.Path,
 ) -> dict[str, dict[str, Any]]:
     """Every task's report by system; the trained one as a heat map and query by query too."""
-    from jaxir.retrieval.plots import draw_heat_map  # matplotlib takes a second to import
+    from jaxir.retrieval.plots import draw_heat_maps  # matplotlib takes a second to import
 
     tasks: dict[str, dict[str, Any]] = {}
     untrained = None
     for name, task in inputs.tasks.items():
         trained = evaluate_task(config, embed, params, task, first_places=True)
         if is_first():
-            draw_heat_map(trained, workdir / f"heat_map_{name}.png")
             write_values(workdir / values_file(name), trained.values)
         tasks[name] = {"trained": trained.to_dict()}
+        maps = {"trained": trained.matrix["map"]}
         if config.evaluation.baselines and name != "held_out":
             if untrained is None:
                 untrained = make_state(config, inputs.params, mesh)["params"]["model"]
@@ -97,6 +99,10 @@ def _results(
                 "untrained": before.to_dict(),
                 "BM25": bm25(task.retrieval_set).to_dict(),
             }
+            maps = {"untrained": before.matrix["map"], **maps}
+        if is_first():
+            title = f"mAP, {trained.name}"
+            draw_heat_maps(maps, trained.languages, title, workdir / f"heat_map_{name}.png")
     return tasks
 
 

@@ -65,13 +65,9 @@ def shaped_by(tokenizer: Any, encoder: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(encoder, vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id)
 
 
-def check_fits(tokenizer: Any, encoder: EncoderConfig, name: str, init: str) -> None:
-    """Raise a `UserError` where the tokenizer is not that of the weights in `init`."""
-    if len(tokenizer) > encoder.vocab_size or tokenizer.pad_token_id != encoder.pad_id:
-        raise UserError(
-            f"config.model.tokenizer = {name!r}: its {len(tokenizer)} tokens or its padding do "
-            f"not fit the weights of {init}; leave it empty to use theirs"
-        )
+def named(model: NamesTokenizer, init: str) -> str:
+    """How a message calls weights, and their tokenizer where it is another's."""
+    return f"{init} with config.model.tokenizer = {model.tokenizer!r}" if model.tokenizer else init
 
 
 def _own_tokenizer(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from jaxir.errors import UserError
+from jaxir.progress import progress_bar
 from jaxir.vision.candidates import (
     ImageFolder,
     Mistakes,
@@ -137,7 +137,7 @@ def _image_vectors(
 ) -> dict[str, np.ndarray]:
     """Vectors of the images that can be read; where one cannot, the rest are only looked at."""
     vectors: dict[str, np.ndarray] = {}
-    with tqdm(total=len(names), unit=" images", disable=None, leave=None) as bar:
+    with progress_bar("scoring", len(names), "images", leave=None) as bar:
         for start in range(0, len(names), _OPENED):
             some = names[start : start + _OPENED]
             opened = dict(_opened(some, images.folder, scorer.background, mistakes))

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from jaxir.data.files import json_records, resolve
-from jaxir.data.sources import tfds_examples
+from jaxir.data.tfds import is_text, tfds_examples
 from jaxir.errors import UserError
 from jaxir.vision.caption_fields import FoundCaptions, only_language, read_fields
 from jaxir.vision.captioned import IMAGE_SUFFIXES, CaptionedImage, Checks, Reader, StoredImage
@@ -77,13 +79,21 @@ def read_folder(source: ImageSource, directory: Path, checks: Checks) -> Iterato
             checks.bad("image_without_captions", what)
 
 
+def _like_captions(features: Mapping[str, Any]) -> bool:
+    captions = features.get("caption", features.get("captions"))
+    shape = getattr(captions, "shape", None)
+    if isinstance(shape, Mapping):
+        texts = "text" in shape
+    else:
+        texts = is_text(captions) or (shape == (None,) and captions.np_dtype == np.dtype(object))
+    return len(getattr(features.get("image"), "shape", ())) == 3 and texts
+
+
 def _tfds_texts(example: Mapping[str, Any], where: str) -> list[str]:
     """Captions as TFDS's datasets have them: one text, several, or objects with a `text`."""
     value = example.get("caption", example.get("captions"))
     if isinstance(value, Mapping):
-        value = value.get("text")
-    if value is None:
-        raise UserError(f"{where}: no `caption` or `captions`; use a dataset of captioned images")
+        value = value["text"]
     try:
         return [text.decode() for text in ([value] if isinstance(value, bytes) else value)]
     except UnicodeDecodeError:
@@ -100,11 +110,12 @@ def read_tfds(source: ImageSource, directory: Path, checks: Checks) -> Iterator[
     """
     place = f"TFDS {source.images}, split {source.split}"
     language, held = only_language(source, place), 0
-    examples = tfds_examples(source.images, source.split, directory, encoded=("image",))
+    wanted = "image, and caption or captions: texts, or objects with a text"
+    examples = tfds_examples(
+        source.images, source.split, directory, _like_captions, wanted, encoded=("image",)
+    )
     for number, example in enumerate(examples, start=1):
         where = f"{place}: example {number}"
-        if not isinstance(example, dict) or not isinstance(example.get("image"), bytes):
-            raise UserError(f"{where}: no `image`; use a dataset of captioned images")
         held += len(example["image"])
         if held > MAX_HELD_BYTES:
             raise UserError(

@@ -8,7 +8,8 @@ from etils import epath
 
 from jaxir.data.collection import Collection
 from jaxir.errors import UserError
-from jaxir.training.tokenizers import check_fits, shaped_by, tokenizer_of
+from jaxir.models.trained import fitted
+from jaxir.training.tokenizers import named, shaped_by, tokenizer_of
 from jaxir.vision.albef_folder import params_from_folders
 from jaxir.vision.config import AlbefConfig
 from jaxir.vision.shapes import AlbefModelConfig
@@ -36,7 +37,9 @@ def read_start(
         model = dataclasses.replace(model, text=shaped_by(tokenizer, model.text))
     if model.init_text or model.init_vision:
         model, params = params_from_folders(model, jax.random.key(config.seed))
-    check_fits(tokenizer, model.text, model.tokenizer, model.init_text)
+    if model.init_text:
+        text = fitted(model.text, tokenizer, named(model, model.init_text))
+        model = dataclasses.replace(model, text=text)
     tokens, limit = config.captions.max_caption_tokens, model.text.max_tokens
     if tokens > limit:
         raise UserError(

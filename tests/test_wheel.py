@@ -1,0 +1,208 @@
+"""The flagship configs as a stranger runs them: from the wheel, through TFDS's own builders.
+
+The wheel is built and installed into an empty environment with what it declares and nothing more;
+only the weights (tiny folders), the sizes (flags) and TFDS's downloads (`tfds_downloads`) are not
+the true ones.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tfds_downloads
+
+from jaxir.config import DualEncoderConfig, EncoderConfig
+from jaxir.data.tokenizer import train_tokenizer
+from jaxir.models.dual_encoder import init_params
+from jaxir.models.hf import write_model
+from jaxir.models.trained import read_folder
+
+pytestmark = pytest.mark.slow  # minutes, most of them pip's
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    *("--config.steps=4", "--config.batch_size=16", "--config.model.row_tokens=24"),
+    *("--config.model.max_query_tokens=12", "--config.model.max_passage_tokens=24"),
+    *("--config.scale.texts_at_once=2", "--config.optimizer.warmup_steps=2"),
+    *("--config.checkpoint.every=2", "--config.evaluation.every=2", "--config.data.held_out=0.2"),
+)
+
+
+def clean(**environment):
+    """An environment without what tests set: one device, no compiler settings, no hub."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    return kept | {"HF_HUB_OFFLINE": "1"} | environment
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The Python of an environment that has the wheel and what it declares."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
+    wheels = folder / "wheels"
+    build = (*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
+    subprocess.run([sys.executable, *build], check=True, env=clean())
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
+    python = folder / "env/bin/python"
+    (wheel,) = wheels.glob("jaxir-*.whl")
+    subprocess.run([python, *pip, "install", str(wheel)], check=True, env=clean())
+    return python
+
+
+@pytest.fixture(scope="module")
+def data(installed, tmp_path_factory):
+    """TFDS's data folder, with the downloads."""
+    folder = tmp_path_factory.mktemp("tfds")
+    script = Path(tfds_downloads.__file__)
+    subprocess.run([installed, str(script), str(folder)], check=True, env=clean())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models of the two architectures: a bare XLM-R, and a LaBSE as sentence-transformers'."""
+    parent = tmp_path_factory.mktemp("models")
+    texts = [
+        paragraph["context"]
+        for code in ("en", *tfds_downloads.TRANSLATED)
+        for article in tfds_downloads.squad(code, False)["data"]
+        for paragraph in article["paragraphs"]
+    ]
+    tokenizer = train_tokenizer(texts, 500, with_mask=True)
+    for name, shape, head in (
+        ("xlm-roberta", {"positions": 34}, {}),
+        ("bert", {"positions": 32, "token_types": 2}, {"pooling": "cls", "dense": 16}),
+    ):
+        small = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32}
+        encoder = EncoderConfig(name, vocab_size=len(tokenizer), **small, **shape)
+        config = DualEncoderConfig(encoder, **head)
+        params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
+        prefixes = {"query_prefix": "", "passage_prefix": ""}
+        write_model(parent / name, config, params, tokenizer, **prefixes, max_tokens=32)
+    for file in ("modules.json", "config_sentence_transformers.json"):
+        (parent / "xlm-roberta" / file).unlink()
+    return parent
+
+
+def run(python, data, folder, *arguments, **environment):
+    """A command in an empty folder."""
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [python, "-m", *arguments],
+        cwd=folder,
+        env=clean(TFDS_DATA_DIR=str(data), **environment),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "init"),
+    [
+        ("tpu_v4.py", "xlm-roberta"),
+        ("tpu_v4_large.py", "xlm-roberta"),
+        ("labse.py", "bert"),
+    ],
+)
+def test_a_flagship_config_trains(installed, data, folders, tmp_path, config, init):
+    flags = ("--config", config, f"--config.model.init={folders / init}", "--workdir", "run")
+    ran = run(installed, data, tmp_path, "jaxir.train", *flags, *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    assert "trained" in ran.stdout
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} >= {"4"}
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert set(results["used"]["query_languages"]) == {"en", *tfds_downloads.TRANSLATED}
+    assert min(results["data"][blemish] for blemish in ("repaired", "dropped", "repeated")) > 0
+    assert np.isfinite(results["tasks"]["held_out"]["trained"]["multilingual"]["map"])
+    exported = read_folder(str(tmp_path / "run/export"))
+    assert exported.config.encoder.architecture == init
+    assert (exported.query_prefix, exported.passage_prefix) == ("Query: ", "Passage: ")
+
+
+def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
+    flags = (
+        *("--config", "sweep_tpu_v4.py", f"--config.model.init={folders / 'xlm-roberta'}"),
+        *("--workdir", "sweep", "--config.evaluation.benchmark="),
+        *("--config.sweep.step=1", "--config.sweep.seeds=1"),
+    )
+    ran = run(installed, data, tmp_path, "jaxir.sweep", *flags, *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    assert all(name in ran.stdout for name in ("X-X", "X-Y", "multilingual", "hybrid", "uniform"))
+    assert len(list((tmp_path / "sweep").glob("*/checkpoints/4"))) == 5
+
+
+READ_CAPTIONS = """
+from pathlib import Path
+from jaxir.vision.config import ImageSource
+from jaxir.vision.sources import read_tfds
+source = ImageSource("tfds", "coco_captions/2014", languages=("en",), split="val")
+found = list(read_tfds(source, Path("."), None))
+print(len(found), sum(len(one.captions["en"]) for one in found))
+"""
+
+
+def test_captioned_images_of_tfds_are_read(installed, data, tmp_path):
+    ran = subprocess.run(
+        [installed, "-c", READ_CAPTIONS],
+        cwd=tmp_path,
+        env=clean(TFDS_DATA_DIR=str(data)),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "4 20"
+
+
+MISTAKES = """
+import sys, time
+from collections import Counter
+from pathlib import Path
+from jaxir.config import Source
+from jaxir.data.sources import read_rows
+from jaxir.errors import UserError
+time.sleep = lambda seconds: None  # between TFDS's tries to reach a server, which go on for minutes
+sources = [(path, split) for path, split in (word.split("#") for word in sys.argv[1:])]
+for path, split in sources:
+    if path == "xquad/ar":
+        sys.modules["importlib_resources"] = None
+    try:
+        source = Source("tfds", path, ("en",), split=split)
+        list(read_rows(source, Path("."), "sentence", Counter()))
+    except UserError as error:
+        print("said:", error)
+"""
+
+
+def test_an_error_of_tfds_names_its_cause(installed, data, tmp_path):
+    expected = {
+        "squad#nowhere": "TFDS squad, split nowhere: there is no such split; mend `split` of the "
+        "source, to one of train, validation",
+        "skuad#train": "TFDS skuad, split train: there is no such dataset (did you mean squad",
+        "xquad/xx#train": "there is no such config; mend `path` of the source, to one of ar, de",
+        "glue/cola#train": "its features are sentence, label, idx; needed are the texts question",
+        "natural_questions#train": "its features are id, document, question, annotations; needed",
+        "xquad/vi#translate-train": "cannot be downloaded from https://",
+        "xquad/ar#translate-train": "its builder needs the package importlib_resources; run: pip",
+    }
+    where = data.parent / "elsewhere"  # where nothing has been prepared yet
+    environment = {"TFDS_DATA_DIR": str(where), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    subprocess.run([installed, tfds_downloads.__file__, str(where)], check=True, env=clean())
+    ran = subprocess.run(
+        [installed, "-c", MISTAKES, *expected],
+        cwd=tmp_path,
+        env=clean(**environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = [line for line in ran.stdout.splitlines() if line.startswith("said: ")]
+    assert len(said) == len(expected), ran.stdout
+    for line, message in zip(said, expected.values()):
+        assert message in line
