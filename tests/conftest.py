@@ -19,6 +19,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+def pytest_addoption(parser):
+    """How often the tests that kill a command do so; README's figures are of 20."""
+    parser.addoption("--kills", type=int, default=3)
+
+
+@pytest.fixture(scope="session")
+def kills(request):
+    """Of a command that is to end as if nothing had happened."""
+    return request.config.getoption("--kills")
+
+
 @pytest.fixture(params=[1, 8], ids=["1-device", "8-devices"])
 def mesh(request):
     """A mesh of one device, then of eight, set for the test."""

@@ -1,4 +1,4 @@
-"""A run killed at twenty random moments, also while saving, ends as if nothing had happened."""
+"""A run killed at random moments, also while saving, ends as if nothing had happened."""
 
 import json
 import random
@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import write_config
 
-KILLS = 20
+MOST_KILLS = 40
 STEPS = 400
 
 
@@ -35,13 +35,15 @@ def _finish(config, workdir):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(kills, tmp_path):
     config = write_config(tmp_path, STEPS, row_tokens=48)
     uninterrupted = _finish(config, tmp_path / "whole")
     rng = random.Random(0)
     checkpoints = tmp_path / "killed" / "checkpoints"
     seen, while_saving = set(), 0
-    for kill in range(KILLS):
+    for kill in range(MOST_KILLS):
+        if kill >= kills and while_saving:
+            break
         process = _start(config, tmp_path / "killed")
         deadline = time.monotonic() + 120
         # every other kill strikes the moment a save begins, the others anywhere after one

@@ -20,7 +20,6 @@ from jaxir.training import processes
 
 STEPS = 24
 DEVICES = 4
-KILLS = 10
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
@@ -153,11 +152,11 @@ def test_a_dead_host_ends_the_others_in_time(config, whole, tmp_path, victim, wa
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(config, whole, tmp_path):
+def test_kills_change_nothing(kills, config, whole, tmp_path):
     workdir = like(whole, tmp_path)
     rng = random.Random(1)
     checkpoints = workdir / "checkpoints"
-    for kill in range(KILLS):
+    for kill in range(kills):
         with Run(config, workdir, 2) as run:
             # most strike after a save has begun, the others while the processes start
             before = set(checkpoints.iterdir()) if checkpoints.exists() else set()

@@ -1,5 +1,6 @@
 """Readers: what a row becomes, and which line of which file is at fault when it cannot."""
 
+import errno
 import json
 from collections import Counter
 from pathlib import Path
@@ -331,3 +332,30 @@ def test_tfds(tmp_path):
     source.split = "nowhere"
     assert "TFDS tiny_squad, split nowhere" in error(source, tmp_path)
     assert "TFDS tiny_skuad" in error(Source("tfds", "tiny_skuad", ("ar",)), tmp_path)
+
+
+@pytest.mark.slow  # TensorFlow's import
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full ([Errno 28] No space"),
+        (
+            OSError("Not enough disk space. Needed: 2 GiB"),
+            "the disk is full (Not enough disk space",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "its folder cannot be written"),
+        (ModuleNotFoundError("no", name="pycocotools"), "needs the package pycocotools; run: pip"),
+        (ValueError("odd\nmore"), "TFDS squad, split train: odd (ValueError)"),
+    ],
+)
+def test_what_stops_tfds_is_named(monkeypatch, tmp_path, raised, said):
+    datasets = pytest.importorskip("tensorflow_datasets")
+
+    def builder(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(datasets, "builder", builder)
+    message = error(Source("tfds", "squad", ("en",)), tmp_path)
+    assert said in message
+    assert "\n" not in message

@@ -31,7 +31,7 @@ from jaxir.training import loop
 from jaxir.training.workdir import claim
 
 NAMED = ("X-X", "uniform")
-KILLS = 5
+MOST_KILLS = 5  # there is no more to do after them
 # compiling is most of what these short runs do
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
@@ -355,14 +355,14 @@ def _start(config, workdir, log):
 
 
 @pytest.mark.slow
-def test_kills_and_two_workers_change_nothing_in_the_report(tmp_path):
+def test_kills_and_two_workers_change_nothing_in_the_report(kills, tmp_path):
     config = write_config(tmp_path, steps=80)
     log = tmp_path / "log"
     assert _start(config, tmp_path / "whole", log).wait(timeout=900) == 0, log.read_text()
 
     rng = random.Random(0)
     killed, struck, seen = _like(tmp_path / "whole", tmp_path / "killed"), set(), set()
-    for _ in range(KILLS):
+    for _ in range(min(kills, MOST_KILLS)):
         process = _start(config, killed, log)
         deadline = time.monotonic() + 240
         while not (saved := set(killed.glob("*/checkpoints/*")) - seen):

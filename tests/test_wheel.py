@@ -159,6 +159,36 @@ def test_captioned_images_of_tfds_are_read(installed, data, tmp_path):
     assert ran.stdout.splitlines()[-1] == "4 20"
 
 
+PREPARE = """
+import sys
+from collections import Counter
+from pathlib import Path
+from jaxir.config import Source
+from jaxir.data.sources import read_rows
+print(len(list(read_rows(Source("tfds", "squad", ("en",)), Path("."), "sentence", Counter()))))
+"""
+
+
+def test_processes_that_share_a_folder_prepare_a_dataset_once(installed, tmp_path):
+    where = tmp_path / "tfds"
+    subprocess.run([installed, tfds_downloads.__file__, str(where)], check=True, env=clean())
+    together = [
+        subprocess.Popen(
+            [installed, "-c", PREPARE],
+            cwd=tmp_path,
+            env=clean(TFDS_DATA_DIR=str(where)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0]
+    assert [text.splitlines()[-1] for text in printed] == ["60"] * 3
+    assert sum("downloaded and prepared to" in text for text in printed) == 1
+    assert [path.name for path in (where / "squad/v1.1").iterdir()] == ["3.0.0"]  # no claim is left
+
+
 MISTAKES = """
 import sys, time
 from collections import Counter

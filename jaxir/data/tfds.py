@@ -1,7 +1,8 @@
 """TFDS datasets: downloaded and prepared by TFDS's own builders, read example by example.
 
 TFDS keeps what it has downloaded and prepared in $TFDS_DATA_DIR (a folder or gs://; by default
-`tensorflow_datasets` in the home directory), so a download is made once.
+`tensorflow_datasets` in the home directory), so a download is made once. Of several processes that
+share such a folder one prepares a dataset, and the others wait for it.
 """
 
 import errno
@@ -14,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxir.claims import Claims, make_together
 from jaxir.errors import UserError
+from jaxir.whole_files import create, is_remote, path_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +53,18 @@ def tfds_examples(
         tensorflow_datasets.disable_progress_bar()  # a line for every file and shard in a log
     name = path.split("/")[0].split(":")[0]
     where = f"TFDS {path}, split {split}"
+    data_dir = directory if (directory / name).is_dir() else None
     try:
-        builder = tensorflow_datasets.builder(
-            path, data_dir=directory if (directory / name).is_dir() else None
-        )
+        builder = tensorflow_datasets.builder(path, data_dir=data_dir)
         features = dict(builder.info.features.items())
         if not like(features):
             raise UserError(f"{where}: its features are {', '.join(features)}; needed are {wanted}")
         if not builder.data_path.exists():
             logger.info(
-                "TFDS %s: to be downloaded and prepared, once, in %s", path, builder.data_path
+                "TFDS %s: downloaded and prepared, once, in %s", path, builder.data_path.parent
             )
-        builder.download_and_prepare()
+            _prepare(builder)
+            builder = tensorflow_datasets.builder(path, data_dir=data_dir)
         if split.split("[")[0].split("+")[0] not in builder.info.splits:
             raise UserError(
                 f"{where}: there is no such split; mend `split` of the source, to one of "
@@ -75,6 +78,22 @@ def tfds_examples(
         raise
     except Exception as error:  # TFDS raises its own, TensorFlow's and the network's
         raise UserError(f"{where}: {_cause(error, path, directory / name)}") from error
+
+
+def _prepare(builder: Any) -> None:
+    """Download and prepare, or wait for another process that is at it."""
+    folder = path_of(builder.data_path.parent)
+    version = builder.data_path.name
+    # TFDS moves the finished folder into place, which in a bucket is copying file by file
+    whole = folder / (f"{version}.prepared" if is_remote(folder) else version)
+
+    def make(_: str) -> None:
+        builder.download_and_prepare()
+        if is_remote(folder):
+            create(whole, "")
+
+    with Claims(folder) as claims:
+        make_together({version: whole}, make, claims)
 
 
 def is_text(feature: Any) -> bool:
@@ -102,8 +121,8 @@ def _cause(error: Exception, path: str, prepared: Path) -> str:
     if any(getattr(one, "errno", None) in _NOT_ALLOWED for one in chain):
         return f"its folder cannot be written ({reason}); set TFDS_DATA_DIR to another one"
     if isinstance(error, DatasetNotFoundError):
-        known = sorted(set(tensorflow_datasets.list_builders()))
-        near = get_close_matches(path.split("/")[0], known, 3)
+        known = set(tensorflow_datasets.list_builders(with_community_datasets=False))
+        near = get_close_matches(path.split("/")[0], sorted(known), 3)
         meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         return f"there is no such dataset{meant}; mend `path` of the source"
     if "BuilderConfig" in reason and "not found" in reason:
