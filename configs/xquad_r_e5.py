@@ -36,5 +36,6 @@ def get_config() -> Config:
     config.loss.temperature = 0.02
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 5e-5, 20
     config.checkpoint.every = 100
+    config.evaluation.baselines = False  # the weights as they are take as long again
     config.watch.every = 10
     return config

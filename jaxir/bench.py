@@ -91,10 +91,13 @@ def main(argv: list[str]) -> int | None:
         measure_all(output, Path(values.trace or trace), _for_all(values))
         return 0
     from jaxir.host_memory import keep_freed_memory
+    from jaxir.progress import still_at
     from jaxir.speed.report import report
 
+    command_line.log_to_stderr()
     keep_freed_memory()
-    report(name, _measure(name, values), output)
+    with still_at(f"bench {name}"):
+        report(name, _measure(name, values), output)
     return 0
 
 

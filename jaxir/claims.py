@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from etils import epath
@@ -99,7 +100,8 @@ class Claims:
         while not self._ended.wait(self.expires / 5):
             with self._lock:
                 for path in self._held.values():
-                    with writing(path) as file:
+                    # a full disk: the next beat tries again, well before the claim expires
+                    with suppress(OSError), writing(path) as file:
                         file.write(self._sign())
 
 

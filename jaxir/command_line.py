@@ -132,7 +132,8 @@ def define_model(values: flags.FlagValues) -> None:
     def define(name: str, text: str) -> None:
         flags.DEFINE_string(name, None, text, flag_values=values)
 
-    define("model", "workdir of a run, transformers or sentence-transformers folder, or hub name")
+    kinds = "workdir of a run, transformers or sentence-transformers folder, or hub name"
+    define("model", f"{kinds} (OWNER/NAME or OWNER/NAME@REVISION)")
     define("query_prefix", "before each query (default: the model's)")
     define("passage_prefix", "before each passage (default: the model's)")
     for side, texts in (("query", "queries"), ("passage", "passages")):

@@ -79,7 +79,9 @@ class DualEncoderConfig:
 class ModelConfig(DualEncoderConfig):
     """The dual encoder of a run, where it starts from, and how texts become its input."""
 
-    init: str = ""  # folder or hub name to start from (decides the shape); "": random weights
+    init: str = (
+        ""  # folder or hub name (@REVISION) to start from (decides the shape); "": random weights
+    )
     tokenizer: str = ""  # folder, vocab.txt or hub name; "": the one of `init`
     trained_tokenizer_size: int = 0  # train a tokenizer of that many pieces on the training texts
     trained_tokenizer_kind: str = "unigram"  # or "bpe": whole words of a small vocabulary

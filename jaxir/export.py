@@ -17,7 +17,9 @@ from jaxir import command_line
 def main(argv: list[str]) -> int:
     """Read the command line, then export."""
     values = flags.FlagValues()
-    flags.DEFINE_string("model", None, "workdir, folder or hub name", flag_values=values)
+    flags.DEFINE_string(
+        "model", None, "workdir, folder or hub name (OWNER/NAME@REVISION)", flag_values=values
+    )
     flags.DEFINE_string("output", None, "folder to write", flag_values=values)
     if command_line.parse(argv, values, str(__doc__)) is None:
         return 0

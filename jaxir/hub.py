@@ -1,10 +1,14 @@
 """Models and datasets of the Hugging Face hub, by name, in its cache on this machine."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxir.errors import UserError
+from jaxir.progress import still_at
+
+logger = logging.getLogger(__name__)
 
 _read: dict[str, str] = {}
 
@@ -23,23 +27,30 @@ def fetch(name: str, kind: str, patterns: Sequence[str], ignored: Sequence[str] 
     """
     from huggingface_hub import snapshot_download
 
-    owner, _, revision = name.partition("@")
+    repository, _, revision = name.partition("@")
     wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
+    logger.info("%s: looked up on the hub; what is not in the cache here is downloaded", name)
     try:
         if "@" in name and not revision:
             raise ValueError("no revision after @")
-        folder = Path(snapshot_download(owner, repo_type=kind, revision=revision or None, **wanted))
+        with still_at(f"{name}: downloading"):
+            folder = Path(
+                snapshot_download(repository, repo_type=kind, revision=revision or None, **wanted)
+            )
     except Exception as error:
         raise UserError(
             f"{name}: neither a folder here nor a {kind} that the hub gives out "
-            f"({_reason(error, owner, revision, kind)})"
+            f"({_reason(error, repository, revision, kind)})"
         ) from error
-    _read[owner] = folder.name  # the cache keeps them in snapshots/COMMIT
+    _read[name] = folder.name  # the cache keeps them in snapshots/COMMIT
     return folder
 
 
 def revisions() -> dict[str, str]:
-    """The commit of each model and dataset of the hub that this process has read, by OWNER/NAME."""
+    """The commit of each model and dataset that this process has read of the hub, by its name.
+
+    Names are as they were given, with @REVISION if there was one.
+    """
     return dict(_read)
 
 
@@ -52,7 +63,9 @@ def _reason(error: Exception, name: str, revision: str, kind: str) -> str:
         return f"it has no revision {revision!r}; its page there lists branches, tags and commits"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "it has none of that name; for a private one run: hf auth login"
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    # of a connection that breaks, or of a proxy
+    of_network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+    if isinstance(error, errors.LocalEntryNotFoundError) or of_network:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
         options = "" if kind == "model" else f" --repo-type {kind}"
         at = f" --revision {revision}" if revision else ""

@@ -110,8 +110,9 @@ def _describe(retriever: Retriever, revision: str | None) -> ModelMeta:
 
 def _name(name: str) -> str:
     """As mteb wants it, ORGANIZATION/MODEL; a folder is one of ours."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
-        return name
+    repository = name.partition("@")[0]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not Path(name).exists():
+        return repository
     return f"jaxir/{Path(name).resolve().name if name else 'model'}"
 
 

@@ -1,12 +1,18 @@
 """How far a long command is: a bar on a terminal, a line at times in a file or a pipe."""
 
+import logging
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-SECONDS_TO_FIRST_LINE = 10.0  # what takes less says nothing where nobody watches
-SECONDS_BETWEEN_LINES = 30.0
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30.0  # what takes less says nothing where nobody watches
 
 
 class _Lines:
@@ -17,7 +23,7 @@ class _Lines:
 
     def write(self, text: str) -> None:
         line = text.strip()  # tqdm goes back to the start of the line, and pads what was there
-        state = line.partition("[")[0]
+        state = line.rpartition("[")[0]
         if state and state != self._last:  # it says the end twice
             self._last = state
             self._stream.write(f"{line}\n")
@@ -41,9 +47,28 @@ def progress_bar(what: str, total: int | None, unit: str, done: int = 0, **optio
         return tqdm(dynamic_ncols=True, mininterval=1.0, maxinterval=30.0, **common)
     return tqdm(
         file=_Lines(sys.stderr),
-        delay=SECONDS_TO_FIRST_LINE,
+        delay=SECONDS_BETWEEN_LINES,
         mininterval=SECONDS_BETWEEN_LINES,
         miniters=1,  # look at the clock at every step, or tqdm's own thread writes lines of its own
         ncols=0,  # figures alone
+        position=0,  # a bar inside another one moves no cursor
         **common,
     )
+
+
+@contextmanager
+def still_at(what: str) -> Iterator[None]:
+    """Say every 30 seconds that work goes on whose steps nobody can count."""
+    began, done = time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not done.wait(SECONDS_BETWEEN_LINES):
+            logger.info("%s: %.0f s so far", what, time.monotonic() - began)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

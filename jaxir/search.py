@@ -97,13 +97,14 @@ def _show(index: "Index", query: str, k: int, language: str | None) -> None:
 def _write_run(index: "Index", queries: Path, run: Path, k: int, language: str | None) -> int:
     """Write the TREC run of a file of queries, whole or not at all; returns how many they were."""
     from jaxir.data.texts import read_texts
+    from jaxir.progress import progress_bar
     from jaxir.retrieval.index import check_new_ids
     from jaxir.retrieval.trec import check_id, run_lines
     from jaxir.whole_files import writing
 
     asked = read_texts([queries])
     ids: list[str] = []
-    with writing(run) as file:
+    with writing(run) as file, progress_bar("searching", None, "queries") as bar:
         while some := list(islice(asked, QUERIES_AT_ONCE)):
             ids += [query.id for query in some]
             found = index.search([query.text for query in some], k, language=language)
@@ -112,6 +113,7 @@ def _write_run(index: "Index", queries: Path, run: Path, k: int, language: str |
                 for one in (query.id, *(passage for passage, _ in ranked)):
                     check_id(one)
                 file.writelines(run_lines(query.id, ranked, "jaxir"))
+            bar.update(len(some))
         if not ids:
             raise UserError(f"{queries}: holds no query")
         check_new_ids(ids)

@@ -24,6 +24,7 @@ from jaxir.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
+    from jaxir.progress import still_at
     from jaxir.serving.engine import Engine
     from jaxir.serving.reading import Limits
 
@@ -68,7 +69,8 @@ def main(argv: list[str]) -> int:
         hosts = values.allowed_hosts or allowed_hosts(values.host, listener)
         server = make_server(engine, Limits(requests=values.max_requests), hosts)
         logger.info("%s passages; compiling ...", f"{len(engine.index):,}")
-        logger.info("%d shapes are compiled", engine.warm_up())
+        with still_at("compiling"):
+            logger.info("%d shapes are compiled", engine.warm_up())
         listener.listen(1_024)
         print(f"http://{_name(listener)}", flush=True)
         server.run([listener])

@@ -168,8 +168,15 @@ def test_prefixes_lengths_and_dtype_can_be_given(evaluated, collection, tmp_path
     )
     assert (tmp_path / "both/heat_map.png").stat().st_size > 5_000
     assert run_command(*compared) == 0  # an earlier comparison may be replaced
-    with pytest.raises(UserError, match="holds something else"):
-        run_command(*compared[:-1], evaluated / "whole")
+    # neither a report nor a sweep's is an earlier comparison, nor is one an earlier report
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/report.json").write_text('{"points": []}')
+    for taken in (evaluated / "whole", tmp_path / "sweep"):
+        with pytest.raises(UserError, match="holds something else"):
+            run_command(*compared[:-1], taken)
+    for taken in (tmp_path / "both", tmp_path / "sweep"):
+        with pytest.raises(UserError, match="holds something else"):
+            run_command(*arguments, "--output", taken)
 
 
 def test_approximate_search_is_said_aloud(collection, tmp_path, capsys):

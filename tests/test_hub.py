@@ -118,7 +118,7 @@ def run_python(cache, url, *arguments, **environment):
         env=os.environ | settings | {"no_proxy": "127.0.0.1"} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -174,7 +174,7 @@ def test_a_name_takes_a_revision(hub, tmp_path):
     names = ("owner/whole@v1", f"owner/whole@{COMMIT}", "owner/whole@v3", "owner/whole@")
     here, tag, commit, wrong, none, read = load(tmp_path, url, str(MODEL), *names)
     assert here == tag == commit
-    assert read == {"owner/whole": COMMIT}
+    assert read == {"owner/whole@v1": COMMIT, f"owner/whole@{COMMIT}": COMMIT}
     assert wrong == (
         "owner/whole@v3: neither a folder here nor a model that the hub gives out (it has no "
         "revision 'v3'; its page there lists branches, tags and commits)"
@@ -200,13 +200,19 @@ run(config, folder / "run")
 @pytest.mark.slow  # two processes that import, compile and train
 def test_a_run_and_a_report_say_the_revision(hub, tmp_path):
     url = f"http://127.0.0.1:{hub.server_port}"
-    here = Path(__file__).parent
+    here, exported = Path(__file__).parent, ("--output", str(tmp_path / "again"))
     run_python(tmp_path, url, "-c", TRAIN, str(tmp_path), str(here))
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert results["hub"] == {"owner/whole": COMMIT}
+    assert results["hub"] == {"owner/whole@v1": COMMIT}
     card = (tmp_path / "run/export/README.md").read_text()
     assert 'base_model: "owner/whole"' in card
     assert f"* From: owner/whole@v1, revision {COMMIT}." in card
+    run_python(tmp_path, url, "-m", "jaxir.export", "--model", str(tmp_path / "run"), *exported)
+    assert (tmp_path / "again/README.md").read_text() == card
+    run_python(tmp_path, url, "-m", "jaxir.export", "--model", "owner/whole@v1", *exported)
+    again = (tmp_path / "again/README.md").read_text()
+    assert 'base_model: "owner/whole"' in again
+    assert f"Read from owner/whole@v1, revision {COMMIT}." in again
     arguments = ("--model", "owner/whole", "--benchmark", "cldr", "--languages", "de,en")
     output = ("--output", str(tmp_path / "out"), "--resamples", "10", "--nobm25")
     run_python(tmp_path, url, "-m", "jaxir.evaluate", *arguments, *output)

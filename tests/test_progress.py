@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -39,7 +40,28 @@ def test_a_long_command_writes_whole_lines_to_a_file(monkeypatch):
 
 
 def test_a_short_one_writes_nothing_to_a_file(monkeypatch):
-    assert shown(monkeypatch, io.StringIO(), 90, 0.1) == ""
+    assert shown(monkeypatch, io.StringIO(), 29, 1.0) == ""
+
+
+def test_a_bar_in_a_bar_moves_no_cursor_in_a_file(monkeypatch):
+    stream = io.StringIO()
+    with progress.progress_bar("shards", 2, "shards") as outer:
+        outer.delay = outer.mininterval = 0
+        shown(monkeypatch, stream, 120, 1.0)
+    assert "encoding: 100%" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_work_that_nobody_can_count_is_heard_of(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.01)
+    caplog.set_level("INFO", "jaxir.progress")
+    with progress.still_at("ranking"):
+        while not caplog.messages:
+            time.sleep(0.01)
+    assert caplog.messages[0] == "ranking: 0 s so far"
+    said = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) == said
 
 
 @pytest.mark.parametrize("steps", [3, 90])

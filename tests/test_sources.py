@@ -331,6 +331,7 @@ def test_tfds(tmp_path):
     assert {row.query_language for row in found} == {"ar"}
     source.split = "nowhere"
     assert "TFDS tiny_squad, split nowhere" in error(source, tmp_path)
+    assert "Unknown split 'nowhere'" in error(source, tmp_path)
     assert "TFDS tiny_skuad" in error(Source("tfds", "tiny_skuad", ("ar",)), tmp_path)
 
 
@@ -346,7 +347,11 @@ def test_tfds(tmp_path):
         ),
         (PermissionError(errno.EACCES, "Permission denied"), "its folder cannot be written"),
         (ModuleNotFoundError("no", name="pycocotools"), "needs the package pycocotools; run: pip"),
-        (ValueError("odd\nmore"), "TFDS squad, split train: odd (ValueError)"),
+        (
+            ImportError("No module named 'cv2'\nFailed importing cv2."),
+            "needs the package No module",
+        ),
+        (ValueError("odd\nmore"), "TFDS squad, split train: odd (ValueError); mend path and split"),
     ],
 )
 def test_what_stops_tfds_is_named(monkeypatch, tmp_path, raised, said):

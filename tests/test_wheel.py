@@ -7,6 +7,8 @@ the true ones.
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +46,13 @@ def installed(tmp_path_factory):
     """The Python of an environment that has the wheel and what it declares."""
     folder = tmp_path_factory.mktemp("installed")
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
-    wheels = folder / "wheels"
-    build = (*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
+    wheels, source = folder / "wheels", folder / "source"
+    # of a copy: a build leaves its folders behind, and takes up what an earlier one has left
+    litter = shutil.ignore_patterns(
+        ".git", "build", "runs", "*.egg-info", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(ROOT, source, ignore=litter)
+    build = (*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source))
     subprocess.run([sys.executable, *build], check=True, env=clean())
     subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
     python = folder / "env/bin/python"
@@ -114,11 +121,12 @@ def test_a_flagship_config_trains(installed, data, folders, tmp_path, config, in
     flags = ("--config", config, f"--config.model.init={folders / init}", "--workdir", "run")
     ran = run(installed, data, tmp_path, "jaxir.train", *flags, *SMALL)
     assert ran.returncode == 0, ran.stderr
-    assert "trained" in ran.stdout
+    assert "multilingual mAP" in ran.stdout
+    assert re.search(r"trained\s+│\s+\d\.\d{3}", ran.stdout)
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} >= {"4"}
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert set(results["used"]["query_languages"]) == {"en", *tfds_downloads.TRANSLATED}
-    assert min(results["data"][blemish] for blemish in ("repaired", "dropped", "repeated")) > 0
+    assert min(results["data"][blemish] for blemish in ("repaired", "dropped")) > 0
     assert np.isfinite(results["tasks"]["held_out"]["trained"]["multilingual"]["map"])
     exported = read_folder(str(tmp_path / "run/export"))
     assert exported.config.encoder.architecture == init
@@ -129,12 +137,13 @@ def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
     flags = (
         *("--config", "sweep_tpu_v4.py", f"--config.model.init={folders / 'xlm-roberta'}"),
         *("--workdir", "sweep", "--config.evaluation.benchmark="),
-        *("--config.sweep.step=1", "--config.sweep.seeds=1"),
+        *("--config.sweep.step=1", "--config.sweep.seeds=1", "--config.watch.export=True"),
     )
     ran = run(installed, data, tmp_path, "jaxir.sweep", *flags, *SMALL)
     assert ran.returncode == 0, ran.stderr
     assert all(name in ran.stdout for name in ("X-X", "X-Y", "multilingual", "hybrid", "uniform"))
     assert len(list((tmp_path / "sweep").glob("*/checkpoints/4"))) == 5
+    assert len(list((tmp_path / "sweep").glob("*/export/modules.json"))) == 5
 
 
 READ_CAPTIONS = """
@@ -154,17 +163,22 @@ def test_captioned_images_of_tfds_are_read(installed, data, tmp_path):
         env=clean(TFDS_DATA_DIR=str(data)),
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "4 20"
 
 
 PREPARE = """
-import sys
+import os, time
 from collections import Counter
 from pathlib import Path
+import tensorflow_datasets
 from jaxir.config import Source
 from jaxir.data.sources import read_rows
+Path(f"ready-{os.getpid()}").touch()
+while len(list(Path(".").glob("ready-*"))) < 3:
+    time.sleep(0.01)
 print(len(list(read_rows(Source("tfds", "squad", ("en",)), Path("."), "sentence", Counter()))))
 """
 
@@ -182,7 +196,11 @@ def test_processes_that_share_a_folder_prepare_a_dataset_once(installed, tmp_pat
         )
         for _ in range(3)
     ]
-    printed = [process.communicate(timeout=300)[0] for process in together]
+    try:
+        printed = [process.communicate(timeout=300)[0] for process in together]
+    finally:
+        for process in together:
+            process.kill()
     assert [process.returncode for process in together] == [0, 0, 0]
     assert [text.splitlines()[-1] for text in printed] == ["60"] * 3
     assert sum("downloaded and prepared to" in text for text in printed) == 1
@@ -199,6 +217,7 @@ from jaxir.errors import UserError
 time.sleep = lambda seconds: None  # between TFDS's tries to reach a server, which go on for minutes
 sources = [(path, split) for path, split in (word.split("#") for word in sys.argv[1:])]
 for path, split in sources:
+    sys.modules.pop("importlib_resources", None)
     if path == "xquad/ar":
         sys.modules["importlib_resources"] = None
     try:
@@ -211,17 +230,20 @@ for path, split in sources:
 
 def test_an_error_of_tfds_names_its_cause(installed, data, tmp_path):
     expected = {
-        "squad#nowhere": "TFDS squad, split nowhere: there is no such split; mend `split` of the "
-        "source, to one of train, validation",
+        # the first, since a package that was imported once cannot be missing
+        "xquad/ar#translate-train": "its builder needs the package importlib_resources; run: pip",
+        "squad#nowhere": "TFDS squad, split nowhere: Unknown split 'nowhere'. Should be one of "
+        "['train', 'validation']; mend `split` of the source",
+        "squad#train+nowhere": "Unknown split 'nowhere'",
         "skuad#train": "TFDS skuad, split train: there is no such dataset (did you mean squad",
         "xquad/xx#train": "there is no such config; mend `path` of the source, to one of ar, de",
         "glue/cola#train": "its features are sentence, label, idx; needed are the texts question",
         "natural_questions#train": "its features are id, document, question, annotations; needed",
         "xquad/vi#translate-train": "cannot be downloaded from https://",
-        "xquad/ar#translate-train": "its builder needs the package importlib_resources; run: pip",
     }
     where = data.parent / "elsewhere"  # where nothing has been prepared yet
-    environment = {"TFDS_DATA_DIR": str(where), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")  # there is none
+    environment = {"TFDS_DATA_DIR": str(where), "no_proxy": "", "NO_PROXY": ""} | proxy
     subprocess.run([installed, tfds_downloads.__file__, str(where)], check=True, env=clean())
     ran = subprocess.run(
         [installed, "-c", MISTAKES, *expected],
@@ -236,3 +258,4 @@ def test_an_error_of_tfds_names_its_cause(installed, data, tmp_path):
     assert len(said) == len(expected), ran.stdout
     for line, message in zip(said, expected.values()):
         assert message in line
+    assert len(ran.stdout.split("said: ")) == len(expected) + 1

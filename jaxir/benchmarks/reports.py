@@ -125,15 +125,32 @@ def _check(ranking: Ranking, compute_dtype: str, runs: tuple[str, ...]) -> None:
         raise UserError("--runs cross_lingual: needs --depth, the places kept of each language")
 
 
-def _check_output(output: Path, file: str = REPORT) -> None:
-    """Only an earlier report, or an earlier comparison, may be replaced."""
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        try:
-            whole = isinstance(json.loads((output / file).read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError):
-            whole = False
-        if not whole:
-            raise UserError(f"--output {output}: holds something else; name another folder")
+def _check_output(output: Path) -> None:
+    """Only an earlier report may be replaced."""
+    try:
+        if not _is_empty(output):
+            _read_report(output)
+    except UserError:
+        raise _something_else(output) from None
+
+
+def _check_comparison_output(output: Path) -> None:
+    """Only an earlier comparison may be replaced."""
+    try:
+        if not _is_empty(output):
+            found = json.loads((output / COMPARISON).read_text(encoding="utf-8"))
+            if not {"task", "reports", "comparison"} <= found.keys():
+                raise ValueError("it is of something else")
+    except (OSError, ValueError, AttributeError):
+        raise _something_else(output) from None
+
+
+def _is_empty(output: Path) -> bool:
+    return not output.exists() or (output.is_dir() and not any(output.iterdir()))
+
+
+def _something_else(output: Path) -> UserError:
+    return UserError(f"--output {output}: holds something else; name another folder")
 
 
 def _report(
@@ -282,7 +299,7 @@ def compare_reports(first: Path, second: Path, output: Path | None = None) -> di
             f"{rankings[1]['depth']}: evaluate one again"
         )
     if output is not None:
-        _check_output(output, COMPARISON)
+        _check_comparison_output(output)
     values = tuple(read_values(folder / VALUES) for folder in (first, second))
     found = compare(values[0], values[1])
     one, other = (str(folder) for folder in (first, second))
@@ -293,7 +310,7 @@ def compare_reports(first: Path, second: Path, output: Path | None = None) -> di
     if output is not None:
         with replacing(output.absolute()) as folder:
             _write_comparison(folder, {one: values[0], other: values[1]}, names[0], found)
-        print(f"{output / COMPARISON} and {output / 'heat_map.png'}")
+        print(f"{output / COMPARISON}, and heat maps beside it if there are several languages")
     return found
 
 
@@ -308,8 +325,9 @@ def _write_comparison(
     }
     one = next(iter(values.values()))
     if len(one.languages) > 1 and "cross_lingual" in one.settings:
+        apart = len({Path(name).name for name in values}) == len(values)
         maps = {
-            Path(name).name: summarize(some, task, 0, 0).matrix["map"]
+            Path(name).name if apart else name: summarize(some, task, 0, 0).matrix["map"]
             for name, some in values.items()
         }
         plots.draw_heat_maps(maps, one.languages, f"mAP, {task}", output / "heat_map.png")

@@ -23,6 +23,7 @@ from jaxir.benchmarks.download import local_dataset, xquad_r_folder
 from jaxir.benchmarks.lareqa import read_mlqa_r, read_xquad_r
 from jaxir.benchmarks.miracl import read_miracl
 from jaxir.errors import UserError
+from jaxir.progress import still_at
 from jaxir.retrieval.evaluation import SettingsReport
 from jaxir.retrieval.measuring import Ranking, Run, join, measure
 from jaxir.retrieval.retrieval_set import RetrievalSet
@@ -160,7 +161,7 @@ def run_benchmark(
     timed = partial(_timed, result.seconds)
     remaining = iter(tasks)
     while True:
-        with timed("reading"):
+        with timed("reading"), still_at("reading"):
             task = next(remaining, None)
         if task is None:
             break
@@ -173,13 +174,13 @@ def run_benchmark(
             passages = encoder.encode_passages(
                 task.passages, progress=f"{task.name}: passages", cache=cache
             )
-        with timed("ranking and measuring"):
+        with timed("ranking and measuring"), still_at(f"{task.name}: ranking"):
             size = f"{len(task.passages):,} passages for {len(task.queries):,} queries"
             logger.info("%s: ranking %s", task.name, size)
             measured = measure(queries, passages, task, ranking)
         reports.setdefault(name, []).append(measured.report)
         if with_bm25:
-            with timed("BM25"):
+            with timed("BM25"), still_at(f"{task.name}: BM25"):
                 logger.info("%s: BM25", task.name)
                 reports.setdefault("BM25", []).append(bm25(task, depth=ranking.depth))
         digest.update(_fingerprint(task))

@@ -160,9 +160,10 @@ def read_line_aligned(source: Source, directory: Path, passage_unit: str) -> Row
 
 def _like_squad(features: Mapping[str, Any]) -> bool:
     answers = features.get("answers")
+    lists = {"text": (None,), "answer_start": (None,)}
     return all(is_text(features.get(name)) for name in ("question", "context")) and (
         answers is None
-        or (isinstance(answers.shape, Mapping) and {"text", "answer_start"} <= {*answers.shape})
+        or (isinstance(answers.shape, Mapping) and lists.items() <= answers.shape.items())
     )
 
 
@@ -172,11 +173,12 @@ def read_tfds(source: Source, directory: Path, passage_unit: str) -> Rows:
     It is looked for in `directory`, then in TFDS's own data folder; TFDS fetches what is missing.
     """
     make, codes = RowMaker(source, passage_unit), two_languages(source)
-    wanted = "the texts question and context, and if any answers with text and answer_start"
+    wanted = "the texts question and context, and if any, lists of answers: text, answer_start"
     examples = tfds_examples(source.path, source.split, directory, _like_squad, wanted)
     for number, example in enumerate(examples, start=1):
         where = f"TFDS {source.path}, split {source.split}: example {number}"
-        row_id = example["id"].decode() if source.fields.id and "id" in example else number
+        own = example.get("id") if source.fields.id else None
+        row_id = own.decode() if isinstance(own, bytes) else number
         given = example.get("answers", {"text": [], "answer_start": []})
         starts = [int(start) for start in given["answer_start"]]
         answers = {"text": [text.decode() for text in given["text"]], "answer_start": starts}

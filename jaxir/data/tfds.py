@@ -47,7 +47,13 @@ def tfds_examples(
         UserError: names the cause: no such dataset or split, other features, a package that is
             missing, no network, no space.
     """
-    import tensorflow_datasets
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            f"TFDS {path}: tensorflow-datasets cannot be imported ({error}); run: "
+            "pip install tensorflow-datasets"
+        ) from error
 
     if not sys.stderr.isatty():
         tensorflow_datasets.disable_progress_bar()  # a line for every file and shard in a log
@@ -59,17 +65,9 @@ def tfds_examples(
         features = dict(builder.info.features.items())
         if not like(features):
             raise UserError(f"{where}: its features are {', '.join(features)}; needed are {wanted}")
-        if not builder.data_path.exists():
-            logger.info(
-                "TFDS %s: downloaded and prepared, once, in %s", path, builder.data_path.parent
-            )
-            _prepare(builder)
+        if is_remote(builder.data_path) or not builder.data_path.exists():
+            _prepare(builder, path)
             builder = tensorflow_datasets.builder(path, data_dir=data_dir)
-        if split.split("[")[0].split("+")[0] not in builder.info.splits:
-            raise UserError(
-                f"{where}: there is no such split; mend `split` of the source, to one of "
-                f"{', '.join(builder.info.splits)}"
-            )
         decoders = {feature: tensorflow_datasets.decode.SkipDecoding() for feature in encoded}
         return tensorflow_datasets.as_numpy(
             builder.as_dataset(split=split, shuffle_files=False, decoders=decoders or None)
@@ -80,19 +78,22 @@ def tfds_examples(
         raise UserError(f"{where}: {_cause(error, path, directory / name)}") from error
 
 
-def _prepare(builder: Any) -> None:
+def _prepare(builder: Any, path: str) -> None:
     """Download and prepare, or wait for another process that is at it."""
     folder = path_of(builder.data_path.parent)
     version = builder.data_path.name
     # TFDS moves the finished folder into place, which in a bucket is copying file by file
     whole = folder / (f"{version}.prepared" if is_remote(folder) else version)
+    if whole.exists():
+        return
 
     def make(_: str) -> None:
         builder.download_and_prepare()
         if is_remote(folder):
             create(whole, "")
 
-    with Claims(folder) as claims:
+    logger.info("TFDS %s: downloaded and prepared, once, in %s", path, folder)
+    with Claims(folder) as claims, still_at(f"TFDS {path}"):
         make_together({version: whole}, make, claims)
 
 
@@ -108,9 +109,10 @@ def _cause(error: Exception, path: str, prepared: Path) -> str:
 
     chain = list(_chain(error))
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    missing = next((one for one in chain if isinstance(one, ImportError)), None)
-    if missing is not None:
-        package = getattr(missing, "name", None) or str(missing)
+    missing = [one for one in chain if isinstance(one, ImportError)]
+    if missing:
+        names = [one.name.partition(".")[0] for one in missing if one.name]
+        package = names[-1] if names else str(missing[-1]).splitlines()[0]
         return f"its builder needs the package {package}; run: pip install {package}"
     if any(getattr(one, "errno", None) in _NO_SPACE for one in chain) or any(
         said in str(one)
@@ -118,6 +120,16 @@ def _cause(error: Exception, path: str, prepared: Path) -> str:
         for said in ("No space left", "Not enough disk space", "Disk quota exceeded")
     ):
         return f"the disk is full ({reason}); free some space, or set TFDS_DATA_DIR to another one"
+    if any(type(one).__name__ == "NonMatchingChecksumError" for one in chain):
+        return f"its server gave other bytes than TFDS has a sum of ({reason}); try again later"
+    if any(_is_of_network(one) for one in chain):
+        asked = [getattr(one, "request", None) for one in chain]  # of requests
+        source = next((f" from {one.url}" for one in asked if one is not None), "")
+        why = next(iter(str(chain[-1]).splitlines()), reason)
+        return (
+            f"cannot be downloaded{source} ({why}); where there is a network the same command "
+            f"fetches it, or put the prepared dataset into {prepared}"
+        )
     if any(getattr(one, "errno", None) in _NOT_ALLOWED for one in chain):
         return f"its folder cannot be written ({reason}); set TFDS_DATA_DIR to another one"
     if isinstance(error, DatasetNotFoundError):
@@ -128,15 +140,12 @@ def _cause(error: Exception, path: str, prepared: Path) -> str:
     if "BuilderConfig" in reason and "not found" in reason:
         configs = tensorflow_datasets.builder_cls(path.split("/")[0]).builder_configs
         return f"there is no such config; mend `path` of the source, to one of {', '.join(configs)}"
-    if any(_is_of_network(one) for one in chain):
-        asked = [getattr(one, "request", None) for one in chain]  # of requests
-        source = next((f" from {one.url}" for one in asked if one is not None), "")
-        why = next(iter(str(chain[-1]).splitlines()), reason)
-        return (
-            f"cannot be downloaded{source} ({why}); where there is a network the same command "
-            f"fetches it, or put the prepared dataset into {prepared}"
-        )
-    return f"{reason} ({type(error).__name__})"
+    if reason.startswith("Unknown split"):
+        return f"{reason.rstrip('.')}; mend `split` of the source"
+    return (
+        f"{reason} ({type(error).__name__}); mend path and split of the source, or put the "
+        f"prepared dataset into {prepared}"
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -149,5 +158,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _is_of_network(error: BaseException) -> bool:
     """Whether the network, or a server's answer, is what failed."""
     return type(error).__module__.partition(".")[0] in ("requests", "urllib3", "urllib") or (
-        type(error).__name__ in ("DownloadError", "NonMatchingChecksumError", "gaierror")
+        type(error).__name__ in ("DownloadError", "gaierror")
     )

@@ -57,13 +57,14 @@ def fitted(encoder: EncoderConfig, tokenizer: Any, name: str) -> EncoderConfig:
     if len(tokenizer) > encoder.vocab_size:
         raise UserError(
             f"{name}: its tokenizer has {len(tokenizer):,} tokens, its weights have embeddings of "
-            f"{encoder.vocab_size:,}: they do not belong together; name the weights' own tokenizer"
+            f"{encoder.vocab_size:,}: they do not belong together; give the weights "
+            "their own tokenizer"
         )
     if encoder.architecture != "bert" and tokenizer.pad_token_id != encoder.pad_id:
         raise UserError(
             f"{name}: its tokenizer pads with token {tokenizer.pad_token_id}, its weights count "
-            f"positions from pad_token_id = {encoder.pad_id}: they do not belong together; name "
-            "the weights' own tokenizer, or mend config.json"
+            f"positions from pad_token_id = {encoder.pad_id}: they do not belong together; give "
+            "the weights their own tokenizer, or mend config.json"
         )
     return dataclasses.replace(encoder, pad_id=tokenizer.pad_token_id)
 

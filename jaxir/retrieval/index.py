@@ -222,8 +222,9 @@ def make_shard(
     if not len(passages):
         raise UserError("there are no passages")
     check_new_ids([*present, *ids])
-    empty = next((one for one, text in zip(ids, passages) if not str(text).strip()), None)
-    if empty is not None:
+    blank = (isinstance(text, str) and not text.strip() for text in passages)
+    empty = next((one for one, is_blank in zip(ids, blank) if is_blank), None)
+    if empty is not None and not isinstance(passages, str):
         raise UserError(f"passage {empty!r} is empty; leave it out of the index")
     vectors = make_vectors(encoder.encode_passages(passages, progress=progress), dtype)
     columns = {"id": ids, "text": list(passages), "language": languages}

@@ -136,9 +136,11 @@ def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Minin
     """
     clusters = Clusters()
     lines = 0
-    for _, row in _records(file):
-        clusters.add(row)
-        lines += 1
+    with progress_bar(f"reading {file.name}", None, "rows", leave=False) as bar:
+        for _, row in _records(file):
+            clusters.add(row)
+            lines += 1
+            bar.update()
     _check_window(index, mining)
     counts: Counter[str] = Counter()
     records = _records(file)

@@ -133,13 +133,18 @@ def _work(
 ) -> None:
     """Take runs until none is left; of several processes the first one does the taking."""
     programs: Programs | None = None
+    waiting = False
     while True:
         number = agree(board.take() if is_first() else 0)
         if number == DONE:
             return
         if number == WAIT:
+            if not waiting:
+                logger.info("every run that is left is another worker's; waiting for them to end")
+            waiting = True
             time.sleep(POLL)
             continue
+        waiting = False
         run = wanted[number]
         try:
             programs = _run(config_of(config, run), inputs, workdir / run.name, programs)

@@ -13,6 +13,8 @@ from jaxir.study.surface import TERMS, Surface
 from jaxir.study.tradeoff import TradeOff, means, pareto_front
 from jaxir.training.family import size_of
 
+_MADE_WITH = ("jaxir", "packages", "hub", "python", "devices")
+
 
 def summarize(
     study: Study,
@@ -41,7 +43,7 @@ def summarize(
         "pareto_front": _front(study) if trade is not None else [],
         "config": dataclasses.asdict(study.config),
         "data": first["data"],
-        "made_with": {name: first[name] for name in ("jaxir", "packages", "python", "devices")},
+        "made_with": {name: first.get(name) for name in _MADE_WITH},
         "used": {name: results["used"]["kinds"] for name, results in study.results.items()},
     }
 

@@ -22,7 +22,10 @@ _FIGURES = (
 
 
 def model_card(
-    model: TrainedModel, config: Config | None = None, results: Mapping[str, Any] | None = None
+    model: TrainedModel,
+    config: Config | None = None,
+    results: Mapping[str, Any] | None = None,
+    name: str = "",
 ) -> str:
     """Markdown, with the front matter that the hub reads.
 
@@ -30,12 +33,14 @@ def model_card(
         model: what is exported.
         config: that of the run which trained it; None: trained elsewhere.
         results: what `results.json` of the run holds; None: it has not finished.
+        name: what a model that was trained elsewhere was read from.
     """
-    return "\n".join([*_front_matter(model, config, results), *_use(model), *_run(config, results)])
+    parts = (_front_matter(model, config, results, name), _use(model), _run(config, results))
+    return "\n".join(line for part in parts for line in part)
 
 
 def _front_matter(
-    model: TrainedModel, config: Config | None, results: Mapping[str, Any] | None
+    model: TrainedModel, config: Config | None, results: Mapping[str, Any] | None, name: str
 ) -> Iterator[str]:
     yield "---"
     yield "library_name: sentence-transformers"
@@ -44,8 +49,9 @@ def _front_matter(
     languages = sorted((results or {}).get("used", {}).get("query_languages", {}))
     if languages:
         yield f"language: {json.dumps(languages)}"
-    if config is not None and _hub_name(config) in revisions():
-        yield f"base_model: {json.dumps(_hub_name(config))}"
+    start = config.model.init if config is not None else name
+    if _revision(start, results):
+        yield f"base_model: {json.dumps(start.partition('@')[0])}"
     yield "---"
     yield ""
     encoder = model.config.encoder
@@ -58,6 +64,8 @@ def _front_matter(
         f"{model.max_query_tokens} tokens, passages after {model.max_passage_tokens}. "
         f"Exported by jaxir {jaxir.__version__}."
     )
+    if config is None and _revision(name, results):
+        yield f"Read from {_start(name, results)}."
     yield ""
 
 
@@ -86,9 +94,7 @@ def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[s
     yield "## Training"
     yield ""
     yield f"* Steps: {config.steps:,} of {config.batch_size:,} pairs; seed {config.seed}."
-    revision = revisions().get(_hub_name(config))
-    start = config.model.init or "scratch"
-    yield f"* From: {start}{f', revision {revision}' if revision else ''}."
+    yield f"* From: {_start(config.model.init, results) or 'scratch'}."
     shares = {name: share for name, share in vars(config.hybrid.shares).items() if share}
     yield f"* Shares of batches: {_counts(shares)}."
     optimizer, loss = config.optimizer, config.loss
@@ -119,9 +125,14 @@ def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[s
     yield ""
 
 
-def _hub_name(config: Config) -> str:
-    """The name on the hub of what a run started from, if that is where it is from."""
-    return config.model.init.partition("@")[0]
+def _revision(start: str, results: Mapping[str, Any] | None) -> str:
+    """The commit of what a model started from, if that was read from the hub."""
+    return (revisions() | dict((results or {}).get("hub", {}))).get(start, "")
+
+
+def _start(start: str, results: Mapping[str, Any] | None) -> str:
+    revision = _revision(start, results)
+    return f"{start}, revision {revision}" if revision else start
 
 
 def _counts(values: Mapping[str, float]) -> str:

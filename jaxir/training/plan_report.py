@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxir.config import Config
+from jaxir.progress import still_at
 from jaxir.training.chips import GIB, Slice, find_slice
 from jaxir.training.planning import Need, plan, plan_search, roofline
 from jaxir.whole_files import write_json
@@ -35,15 +36,15 @@ def report_plan(
         UserError: unknown topology, libtpu missing, or nothing fits.
     """
     place = find_slice(topology)
-    if search:
-        config, tried = largest_batch(config, place, cache, tokens_a_pair)
-        _print_tried(tried, place)
-    logger.info("compiling the step for %s, which takes minutes the first time", topology)
-    need = plan(config, place, cache, tokens_a_pair)
-    report = _report(config, place, need, mfu) | {"tokens a pair": tokens_a_pair or None}
-    report["search step"] = dataclasses.asdict(
-        plan_search(config.model.embedding_size, place, cache)
-    )
+    with still_at(f"compiling for {topology}"):
+        if search:
+            config, tried = largest_batch(config, place, cache, tokens_a_pair)
+            _print_tried(tried, place)
+        need = plan(config, place, cache, tokens_a_pair)
+        report = _report(config, place, need, mfu) | {"tokens a pair": tokens_a_pair or None}
+        report["search step"] = dataclasses.asdict(
+            plan_search(config.model.embedding_size, place, cache)
+        )
     _print(report, place)
     if output:
         write_json(output, report)

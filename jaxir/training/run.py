@@ -14,6 +14,7 @@ from jaxir.config import RunConfig
 from jaxir.data.hybrid import Hybrid
 from jaxir.errors import RunError
 from jaxir.families import family_of
+from jaxir.progress import still_at
 from jaxir.retrieval.tables import print_settings
 from jaxir.training.family import Inputs, Results, size_of
 from jaxir.training.loop import Programs, train
@@ -37,7 +38,8 @@ def run(config: RunConfig, workdir: epath.Path) -> None:
     make_mesh(config)
     claim(workdir, config)
     family = family_of(config)
-    inputs = family.prepare(config, workdir)
+    with still_at("reading data and weights"):
+        inputs = family.prepare(config, workdir)
     logger.info("data: %s", json.dumps(inputs.data_report))
     results, _ = train_and_measure(config, inputs, workdir, workdir.name, None)
     if not is_first():
@@ -89,7 +91,7 @@ def train_and_measure(
             f"{workdir}: the last step left parameters that are not finite; lower "
             "config.optimizer.learning_rate or set config.optimizer.clip_norm"
         )
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), still_at("measuring"):
         results["tasks"] = family.results(config, inputs, programs.embed, params, mesh, workdir)
     if is_first():
         if config.watch.export:

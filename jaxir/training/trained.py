@@ -77,7 +77,7 @@ def export(name: str, folder: str | os.PathLike) -> None:
         config = _read_retriever_config(path_of(name))
         path = path_of(name) / RESULTS_FILE
         results = json.loads(path.read_text()) if path.exists() else None
-    write_export(folder, read_trained(name), config, results)
+    write_export(folder, read_trained(name), config, results, name)
 
 
 def write_export(
@@ -85,8 +85,9 @@ def write_export(
     model: TrainedModel,
     config: Config | None,
     results: Mapping[str, Any] | None,
+    name: str = "",
 ) -> None:
-    """Write a model that was read or trained; see `export`."""
+    """Write a model that was read, from the folder or hub name `name`, or trained; see `export`."""
     write_model(
         folder,
         model.config,
@@ -95,7 +96,7 @@ def write_export(
         query_prefix=model.query_prefix,
         passage_prefix=model.passage_prefix,
         max_tokens=max(model.max_query_tokens, model.max_passage_tokens),
-        card=model_card(model, config, results),
+        card=model_card(model, config, results, name),
     )
 
 

@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int:
     if values.human and values.references:
         raise UserError("--references: with --human they are the image's own captions")
     # these take seconds to import, and neither help nor a misspelt flag should wait for them
+    from jaxir.progress import still_at
     from jaxir.versions import made_with
     from jaxir.vision.candidates import ImageFolder, Mistakes
     from jaxir.vision.scorer import load_scorer
@@ -72,6 +73,7 @@ def main(argv: list[str]) -> int:
 
     if values.output and not Path(values.output).absolute().parent.is_dir():
         raise UserError(f"--output {values.output}: no such folder")
+    command_line.log_to_stderr()
     mistakes = Mistakes(values.skip_bad)
     captions, images = Path(values.captions), ImageFolder(Path(values.images))
     files = ("captions", "images", "references", "human")
@@ -91,7 +93,8 @@ def main(argv: list[str]) -> int:
     scorer = load_scorer(values.model, values.text_model)
     prefix = scorer.prefix if values.prefix is None else values.prefix
     prefix = report["prefix"] = prefix if prefix[-1:] in ("", " ") else prefix + " "
-    scored = score(items, images, scorer, prefix, mistakes)
+    with still_at("scoring"):
+        scored = score(items, images, scorer, prefix, mistakes)
     report |= summary(scored)
     if kind:
         report["agreement"] = agreement(scored, kind)
