@@ -5,6 +5,9 @@
 The data is that of `xquad_r_small.py`: DATA holds its folders, and `xquad-r`, which is only
 evaluated on. The weights are the hub's intfloat/multilingual-e5-small, or a folder of it:
 `--config.model.init=FOLDER`. They have seen SQuAD's train split, in English, and much else.
+
+On two CPU cores: MINUTES minutes, GIB GiB. XQuAD-R mAP, from .800 monolingual, .640 cross-lingual and
+.298 multilingual, to MONO, CROSS and MULTI; rank distance from 1,214 to RD. README has the table.
 """
 
 from jaxir.configs import xquad_r_small
@@ -32,7 +35,9 @@ def get_config() -> Config:
     )
     model.query_prefix, model.passage_prefix = "query: ", "passage: "
     model.max_query_tokens, model.max_passage_tokens, model.row_tokens = 64, 128, 128
-    config.hybrid.shares = Shares(monolingual=1, cross_lingual=3)
+    # on held-out rows better than a quarter of monolingual batches: loss .055 instead of .060,
+    # cross-lingual mAP .699 instead of .671, monolingual .933 instead of .938
+    config.hybrid.shares = Shares(monolingual=1, cross_lingual=1)
     config.loss.temperature = 0.02
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 5e-5, 20
     config.checkpoint.every = 100
