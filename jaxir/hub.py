@@ -29,14 +29,14 @@ def fetch(name: str, kind: str, patterns: Sequence[str], ignored: Sequence[str] 
 
     repository, _, revision = name.partition("@")
     wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
+    if revision:
+        wanted["revision"] = revision
     logger.info("%s: looked up on the hub; what is not in the cache here is downloaded", name)
     try:
         if "@" in name and not revision:
             raise ValueError("no revision after @")
         with still_at(f"{name}: downloading"):
-            folder = Path(
-                snapshot_download(repository, repo_type=kind, revision=revision or None, **wanted)
-            )
+            folder = Path(snapshot_download(repository, repo_type=kind, **wanted))
     except Exception as error:
         raise UserError(
             f"{name}: neither a folder here nor a {kind} that the hub gives out "
@@ -64,7 +64,8 @@ def _reason(error: Exception, name: str, revision: str, kind: str) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "it has none of that name; for a private one run: hf auth login"
     # of a connection that breaks, or of a proxy
-    of_network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+    broken = isinstance(error, ConnectionError | TimeoutError)
+    of_network = broken or type(error).__module__.startswith("httpx")
     if isinstance(error, errors.LocalEntryNotFoundError) or of_network:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
         options = "" if kind == "model" else f" --repo-type {kind}"

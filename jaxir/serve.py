@@ -24,7 +24,6 @@ from jaxir.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
-    from jaxir.progress import still_at
     from jaxir.serving.engine import Engine
     from jaxir.serving.reading import Limits
 
@@ -58,6 +57,7 @@ def main(argv: list[str]) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f'{error.name} is missing: pip install "jaxir[serve] @ ."') from None
+    from jaxir.progress import still_at
     from jaxir.serving.engine import Engine
     from jaxir.serving.reading import Limits
 

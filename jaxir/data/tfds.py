@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxir.claims import Claims, make_together
 from jaxir.errors import UserError
+from jaxir.progress import still_at
 from jaxir.whole_files import create, is_remote, path_of
 
 logger = logging.getLogger(__name__)
