@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxir.config import RunConfig
-from jaxir.errors import RunError, UserError
+from jaxir.errors import NO_SPACE, RunError, UserError
 from jaxir.tasks import CONFIGS
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from jaxir.retrieval.index import Index
     from jaxir.retriever import Retriever
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -1,5 +1,9 @@
 """What a user is meant to see: one line each, without a traceback."""
 
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
+
 
 class UserError(Exception):
     """A mistake of the user: one line saying what is wrong, where, and how to mend it."""

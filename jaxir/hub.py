@@ -63,15 +63,16 @@ def _reason(error: Exception, name: str, revision: str, kind: str) -> str:
         return f"it has no revision {revision!r}; its page there lists branches, tags and commits"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "it has none of that name; for a private one run: hf auth login"
-    # of a connection that breaks, or of a proxy
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    not_here = isinstance(error, errors.LocalEntryNotFoundError)
     broken = isinstance(error, ConnectionError | TimeoutError)
-    of_network = broken or type(error).__module__.startswith("httpx")
-    if isinstance(error, errors.LocalEntryNotFoundError) or of_network:
+    if not_here or broken or type(error).__module__.startswith("httpx"):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
+        why = why if not_here else said
         options = "" if kind == "model" else f" --repo-type {kind}"
         at = f" --revision {revision}" if revision else ""
         return (
             f"{why}, and the cache here has not all of its files; where there is a network run: "
             f"hf download {name}{at}{options} --local-dir FOLDER, and name that folder"
         )
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said

@@ -302,6 +302,7 @@ def test_what_cannot_be_a_name_on_the_hub_is_no_folder(tmp_path, monkeypatch, hu
 def test_a_dataset_of_the_hub(tmp_path, monkeypatch, hub):
     message = error(local_dataset, "owner/name", ("qrels/*.tsv",))
     assert message.startswith("owner/name: neither a folder here nor a dataset that the hub gives")
+    assert "(No route to host, and the cache here has not all of its files; " in message
     assert "hf download owner/name --repo-type dataset --local-dir FOLDER" in message
     wanted = {"allow_patterns": ["qrels/*.tsv"], "ignore_patterns": []}
     assert hub == [("owner/name", {"repo_type": "dataset", **wanted})]

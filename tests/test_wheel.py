@@ -61,13 +61,16 @@ def installed(tmp_path_factory):
     return python
 
 
+def download(python, folder):
+    """The folder, with what TFDS's downloads leave there."""
+    subprocess.run([python, tfds_downloads.__file__, str(folder)], check=True, env=clean())
+    return folder
+
+
 @pytest.fixture(scope="module")
 def data(installed, tmp_path_factory):
     """TFDS's data folder, with the downloads."""
-    folder = tmp_path_factory.mktemp("tfds")
-    script = Path(tfds_downloads.__file__)
-    subprocess.run([installed, str(script), str(folder)], check=True, env=clean())
-    return folder
+    return download(installed, tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +100,9 @@ def folders(tmp_path_factory):
 
 
 def run(python, data, folder, *arguments, **environment):
-    """A command in an empty folder."""
-    folder.mkdir(exist_ok=True)
+    """What Python does with some arguments in a folder."""
     return subprocess.run(
-        [python, "-m", *arguments],
+        [python, *arguments],
         cwd=folder,
         env=clean(TFDS_DATA_DIR=str(data), **environment),
         capture_output=True,
@@ -119,7 +121,7 @@ def run(python, data, folder, *arguments, **environment):
 )
 def test_a_flagship_config_trains(installed, data, folders, tmp_path, config, init):
     flags = ("--config", config, f"--config.model.init={folders / init}", "--workdir", "run")
-    ran = run(installed, data, tmp_path, "jaxir.train", *flags, *SMALL)
+    ran = run(installed, data, tmp_path, "-m", "jaxir.train", *flags, *SMALL)
     assert ran.returncode == 0, ran.stderr
     assert "multilingual mAP" in ran.stdout
     assert re.search(r"trained\s+│\s+\d\.\d{3}", ran.stdout)
@@ -139,7 +141,7 @@ def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
         *("--workdir", "sweep", "--config.evaluation.benchmark="),
         *("--config.sweep.step=1", "--config.sweep.seeds=1", "--config.watch.export=True"),
     )
-    ran = run(installed, data, tmp_path, "jaxir.sweep", *flags, *SMALL)
+    ran = run(installed, data, tmp_path, "-m", "jaxir.sweep", *flags, *SMALL)
     assert ran.returncode == 0, ran.stderr
     assert all(name in ran.stdout for name in ("X-X", "X-Y", "multilingual", "hybrid", "uniform"))
     assert len(list((tmp_path / "sweep").glob("*/checkpoints/4"))) == 5
@@ -157,14 +159,7 @@ print(len(found), sum(len(one.captions["en"]) for one in found))
 
 
 def test_captioned_images_of_tfds_are_read(installed, data, tmp_path):
-    ran = subprocess.run(
-        [installed, "-c", READ_CAPTIONS],
-        cwd=tmp_path,
-        env=clean(TFDS_DATA_DIR=str(data)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    ran = run(installed, data, tmp_path, "-c", READ_CAPTIONS)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "4 20"
 
@@ -184,8 +179,7 @@ print(len(list(read_rows(Source("tfds", "squad", ("en",)), Path("."), "sentence"
 
 
 def test_processes_that_share_a_folder_prepare_a_dataset_once(installed, tmp_path):
-    where = tmp_path / "tfds"
-    subprocess.run([installed, tfds_downloads.__file__, str(where)], check=True, env=clean())
+    where = download(installed, tmp_path / "tfds")
     together = [
         subprocess.Popen(
             [installed, "-c", PREPARE],
@@ -228,7 +222,7 @@ for path, split in sources:
 """
 
 
-def test_an_error_of_tfds_names_its_cause(installed, data, tmp_path):
+def test_an_error_of_tfds_names_its_cause(installed, tmp_path):
     expected = {
         # the first, since a package that was imported once cannot be missing
         "xquad/ar#translate-train": "its builder needs the package importlib_resources; run: pip",
@@ -241,18 +235,10 @@ def test_an_error_of_tfds_names_its_cause(installed, data, tmp_path):
         "natural_questions#train": "its features are id, document, question, annotations; needed",
         "xquad/vi#translate-train": "cannot be downloaded from https://",
     }
-    where = data.parent / "elsewhere"  # where nothing has been prepared yet
+    where = download(installed, tmp_path / "tfds")  # where nothing has been prepared yet
     proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")  # there is none
-    environment = {"TFDS_DATA_DIR": str(where), "no_proxy": "", "NO_PROXY": ""} | proxy
-    subprocess.run([installed, tfds_downloads.__file__, str(where)], check=True, env=clean())
-    ran = subprocess.run(
-        [installed, "-c", MISTAKES, *expected],
-        cwd=tmp_path,
-        env=clean(**environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = {"no_proxy": "", "NO_PROXY": ""} | proxy
+    ran = run(installed, where, tmp_path, "-c", MISTAKES, *expected, **environment)
     assert ran.returncode == 0, ran.stderr
     said = [line for line in ran.stdout.splitlines() if line.startswith("said: ")]
     assert len(said) == len(expected), ran.stdout

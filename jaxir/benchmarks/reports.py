@@ -214,9 +214,8 @@ def _write(output: Path, model: str, result: Result, runs: tuple[str, ...]) -> N
     write_values(output / VALUES, figures.values)
     title = f"{tag} on {figures.name}"
     if len(figures.languages) > 1 and "cross_lingual" in figures.values.settings:
-        maps = {tag: figures.matrix["map"]}
-        title = f"mAP, {figures.name}"
-        plots.draw_heat_maps(maps, figures.languages, title, output / "heat_map.png")
+        maps, what = {tag: figures.matrix["map"]}, f"mAP, {figures.name}"
+        plots.draw_heat_maps(maps, figures.languages, what, output / "heat_map.png")
     if np.isfinite(figures.multilingual.get("rank_distance", np.nan)):
         distances = {
             (tag if name == model else name): one.pool["rank_distance"]

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from jaxir.claims import Claims, make_together
-from jaxir.errors import UserError
+from jaxir.errors import NO_SPACE, UserError
 from jaxir.progress import still_at
 from jaxir.whole_files import create, is_remote, path_of
 
 logger = logging.getLogger(__name__)
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -66,8 +65,7 @@ def tfds_examples(
         features = dict(builder.info.features.items())
         if not like(features):
             raise UserError(f"{where}: its features are {', '.join(features)}; needed are {wanted}")
-        if is_remote(builder.data_path) or not builder.data_path.exists():
-            _prepare(builder, path)
+        if _prepared_now(builder, path):  # the builder knew nothing of it yet
             builder = tensorflow_datasets.builder(path, data_dir=data_dir)
         decoders = {feature: tensorflow_datasets.decode.SkipDecoding() for feature in encoded}
         return tensorflow_datasets.as_numpy(
@@ -79,14 +77,14 @@ def tfds_examples(
         raise UserError(f"{where}: {_cause(error, path, directory / name)}") from error
 
 
-def _prepare(builder: Any, path: str) -> None:
-    """Download and prepare, or wait for another process that is at it."""
+def _prepared_now(builder: Any, path: str) -> bool:
+    """Have a dataset downloaded and prepared, by this process or another; False: it was before."""
     folder = path_of(builder.data_path.parent)
     version = builder.data_path.name
     # TFDS moves the finished folder into place, which in a bucket is copying file by file
     whole = folder / (f"{version}.prepared" if is_remote(folder) else version)
     if whole.exists():
-        return
+        return False
 
     def make(_: str) -> None:
         builder.download_and_prepare()
@@ -96,11 +94,12 @@ def _prepare(builder: Any, path: str) -> None:
     logger.info("TFDS %s: downloaded and prepared, once, in %s", path, folder)
     with Claims(folder) as claims, still_at(f"TFDS {path}"):
         make_together({version: whole}, make, claims)
+    return True
 
 
-def is_text(feature: Any) -> bool:
-    """Whether a feature of TFDS is one text; None, an absent one, is not."""
-    return feature is not None and feature.shape == () and feature.np_dtype == np.dtype(object)
+def is_text(feature: Any, shape: tuple[None, ...] = ()) -> bool:
+    """Whether a feature of TFDS is a text, or texts of that shape; None, an absent one, is not."""
+    return feature is not None and feature.shape == shape and feature.np_dtype == np.dtype(object)
 
 
 def _cause(error: Exception, path: str, prepared: Path) -> str:
@@ -115,7 +114,7 @@ def _cause(error: Exception, path: str, prepared: Path) -> str:
         names = [one.name.partition(".")[0] for one in missing if one.name]
         package = names[-1] if names else str(missing[-1]).splitlines()[0]
         return f"its builder needs the package {package}; run: pip install {package}"
-    if any(getattr(one, "errno", None) in _NO_SPACE for one in chain) or any(
+    if any(getattr(one, "errno", None) in NO_SPACE for one in chain) or any(
         said in str(one)
         for one in chain
         for said in ("No space left", "Not enough disk space", "Disk quota exceeded")

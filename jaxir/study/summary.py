@@ -43,7 +43,7 @@ def summarize(
         "pareto_front": _front(study) if trade is not None else [],
         "config": dataclasses.asdict(study.config),
         "data": first["data"],
-        "made_with": {name: first.get(name) for name in _MADE_WITH},
+        "made_with": {name: first[name] for name in _MADE_WITH},
         "used": {name: results["used"]["kinds"] for name, results in study.results.items()},
     }
 

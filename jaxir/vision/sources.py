@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from jaxir.data.files import json_records, resolve
 from jaxir.data.tfds import is_text, tfds_examples
 from jaxir.errors import UserError
@@ -85,7 +83,7 @@ def _like_captions(features: Mapping[str, Any]) -> bool:
     if isinstance(shape, Mapping):
         texts = "text" in shape
     else:
-        texts = is_text(captions) or (shape == (None,) and captions.np_dtype == np.dtype(object))
+        texts = is_text(captions) or is_text(captions, (None,))
     return len(getattr(features.get("image"), "shape", ())) == 3 and texts
 
 
