@@ -9,16 +9,21 @@ alpha over the first epoch, weight decay 0.02, a rate that rises to 1e-4 in 1,00
 base, the first six layers as text encoder, the rest as fusion layers. Not run here.
 """
 
-from jaxir.config import CheckpointConfig, HybridConfig, OptimizerConfig, Shares, WatchConfig
-from jaxir.vision.config import (
+from jaxir.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
+    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
+    CheckpointConfig,
+    HybridConfig,
     ImageSource,
+    LoggingConfig,
+    OptimizerConfig,
+    Shares,
+    VitConfig,
 )
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 IMAGES, BATCH, EPOCHS = 4_000_000, 512, 30
 EPOCH = IMAGES // BATCH
@@ -47,5 +52,5 @@ def get_config() -> AlbefConfig:
         ),
         checkpoint=CheckpointConfig(every=2_000),
         evaluation=AlbefEvaluationConfig(every=EPOCH, images=1_000),
-        watch=WatchConfig(every=50),
+        logging=LoggingConfig(every=50),
     )

@@ -7,22 +7,21 @@ combinations are only measured on. On two CPU cores: 5 minutes. Expected: see RE
 """
 
 from jaxir.config import (
-    CheckpointConfig,
-    EncoderConfig,
-    HybridConfig,
-    OptimizerConfig,
-    Shares,
-    WatchConfig,
-)
-from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
+    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
+    CheckpointConfig,
+    EncoderConfig,
+    HybridConfig,
     ImageSource,
+    LoggingConfig,
+    OptimizerConfig,
+    Shares,
+    VitConfig,
 )
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 SIZE = 64
 GROUND = (0.87, 0.87, 0.87)  # of the drawings, in the mean: what is nothing shall count nothing
@@ -83,5 +82,5 @@ def get_config() -> AlbefConfig:
             images=108,
             baselines=True,
         ),
-        watch=WatchConfig(every=20, tensorboard=False),
+        logging=LoggingConfig(every=20, tensorboard=False),
     )

@@ -8,15 +8,18 @@ the same emoji in the style OpenMoji, and other emoji in the three styles.
 
 from jaxir.configs import albef_demo
 
-from jaxir.config import CheckpointConfig, OptimizerConfig, Shares, WatchConfig
-from jaxir.vision.config import (
+from jaxir.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
     AugmentConfig,
     CaptionsConfig,
+    CheckpointConfig,
     EmojiConfig,
     ImageSource,
+    LoggingConfig,
+    OptimizerConfig,
+    Shares,
 )
 
 SIZE = 32  # outlines differ between styles more than what they enclose
@@ -68,5 +71,5 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
         every=0,  # else the best checkpoint would be chosen on what is reported
         baselines=True,
     )
-    config.watch = WatchConfig(every=50, tensorboard=False)
+    config.logging = LoggingConfig(every=50, tensorboard=False)
     return config

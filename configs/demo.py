@@ -15,6 +15,7 @@ from jaxir.config import (
     Config,
     DataConfig,
     EncoderConfig,
+    LoggingConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
@@ -22,7 +23,6 @@ from jaxir.config import (
     Shares,
     Source,
     SweepConfig,
-    WatchConfig,
 )
 
 
@@ -53,7 +53,7 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
         checkpoint=CheckpointConfig(every=200, keep=1),
         evaluation=RetrievalEvaluationConfig(every=0, benchmark="cldr"),
-        watch=WatchConfig(tensorboard=False, export=False),
+        logging=LoggingConfig(tensorboard=False, export=False),
         sweep=SweepConfig(
             shares={
                 "hybrid": Shares(monolingual=0.5, cross_lingual=0.5),

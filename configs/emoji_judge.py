@@ -12,8 +12,7 @@ in five: the fifth it was not trained on is its own measure.
 
 from jaxir.configs import albef_emoji
 
-from jaxir.config import Shares
-from jaxir.vision.config import AlbefConfig, AugmentConfig, EmojiConfig, ImageSource
+from jaxir.config import AlbefConfig, AugmentConfig, EmojiConfig, ImageSource, Shares
 
 SEED = 1  # of the split and of the weights
 

@@ -14,8 +14,7 @@ whatever its shares. Figures: see README.
 
 from jaxir.configs import albef_emoji
 
-from jaxir.config import SweepConfig
-from jaxir.vision.config import AlbefConfig
+from jaxir.config import AlbefConfig, SweepConfig
 
 
 def get_config() -> AlbefConfig:
@@ -27,5 +26,5 @@ def get_config() -> AlbefConfig:
     config.steps = 1_000
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
-    config.watch.export = False
+    config.logging.export = False
     return config

@@ -8,10 +8,10 @@ share them (`tpu/babysit.sh --config sweep_tpu_v4.py` starts each). Model, data 
 of `tpu_v4.py`, with 2,000 steps a run: 4.1 million pairs, each row about five times.
 
 Cost, planned and not measured, for texts as long as the limits in rows of their own (`python -m
-jaxir.plan --config sweep_tpu_v4.py --topology v4-8 --config.model.row_tokens=0`): 15.2 of 30.75 GiB
-a chip, and a step of 0.80 s at 40 % of the peak of the matrix units (2,557 pairs/s) or 1.04 s at
-that of HBM, so 27 to 35 minutes a run and 21 to 28 hours of one v4-8, 86 to 111 chip-hours, for the
-steps of all 48. Their checkpoints take 3.3 GB each in the bucket, 320 GB.
+jaxir.plan --config sweep_tpu_v4.py --topology v4-8 --config.model.packed_length=0`): 15.2 of 30.75
+GiB a chip, and a step of 0.80 s at 40 % of the peak of the matrix units (2,557 pairs/s) or 1.04 s
+at that of HBM, so 27 to 35 minutes a run and 21 to 28 hours of one v4-8, 86 to 111 chip-hours, for
+the steps of all 48. Their checkpoints take 3.3 GB each in the bucket, 320 GB.
 """
 
 from jaxir.configs import tpu_v4
@@ -28,5 +28,5 @@ def get_config() -> Config:
     )
     config.checkpoint.keep = 1
     config.evaluation.benchmark = "xquad_r"
-    config.watch.tensorboard = config.watch.export = False
+    config.logging.tensorboard = config.logging.export = False
     return config

@@ -22,5 +22,5 @@ def get_config() -> Config:
     )
     config.checkpoint.keep = 1
     config.evaluation.baselines = False
-    config.watch.tensorboard = config.watch.export = False
+    config.logging.tensorboard = config.logging.export = False
     return config

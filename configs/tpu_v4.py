@@ -44,7 +44,7 @@ def get_config() -> Config:
             pooling="mean",
             max_query_tokens=64,
             max_passage_tokens=256,
-            row_tokens=256,
+            packed_length=256,
         ),
         data=DataConfig(
             sources=(
@@ -67,7 +67,7 @@ def get_config() -> Config:
         hybrid=HybridConfig(shares=Shares(monolingual=0.5, cross_lingual=0.5)),
         loss=LossConfig(temperature=0.02),
         optimizer=OptimizerConfig(learning_rate=3e-5, weight_decay=1e-2, warmup_steps=500),
-        scale=ScaleConfig(texts_at_once=64),
+        scale=ScaleConfig(grad_cache_chunk=64),
         checkpoint=CheckpointConfig(every=500),
         evaluation=RetrievalEvaluationConfig(every=500, batch_tokens=1 << 17),
     )

@@ -24,6 +24,6 @@ def get_config() -> Config:
         intermediate_size=10_240,
     )
     config.model.remat = "layers"
-    config.scale = ScaleConfig(texts_at_once=32, fsdp=True)
+    config.scale = ScaleConfig(grad_cache_chunk=32, fsdp=True)
     config.optimizer.learning_rate = 1e-5
     return config

@@ -35,7 +35,7 @@ def get_config() -> Config:
         attention_dropout=0.0,
     )
     model.query_prefix, model.passage_prefix = "query: ", "passage: "
-    model.max_query_tokens, model.max_passage_tokens, model.row_tokens = 64, 128, 128
+    model.max_query_tokens, model.max_passage_tokens, model.packed_length = 64, 128, 128
     # on held-out rows better than a quarter of monolingual batches: loss .055 instead of .060,
     # cross-lingual mAP .699 instead of .671, monolingual .933 instead of .938
     config.hybrid.shares = Shares(monolingual=1, cross_lingual=1)
@@ -43,5 +43,5 @@ def get_config() -> Config:
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 5e-5, 20
     config.checkpoint.every = 100
     config.evaluation.baselines = False  # the weights as they are take as long again
-    config.watch.every = 10
+    config.logging.every = 10
     return config

@@ -15,13 +15,13 @@ from jaxir.config import (
     EncoderConfig,
     Fields,
     HybridConfig,
+    LoggingConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
     RetrievalEvaluationConfig,
     Shares,
     Source,
-    WatchConfig,
 )
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
@@ -119,7 +119,7 @@ def get_config() -> Config:
             passage_prefix="",
             max_query_tokens=32,
             max_passage_tokens=64,
-            row_tokens=64,
+            packed_length=64,
         ),
         data=DataConfig(
             sources=SOURCES, passage="sentence", held_out_limit=300, drop_overlap_with="xquad-r"
@@ -138,5 +138,5 @@ def get_config() -> Config:
         evaluation=RetrievalEvaluationConfig(
             every=0, benchmark="xquad_r", benchmark_directory="xquad-r", baselines=True
         ),
-        watch=WatchConfig(every=50),
+        logging=LoggingConfig(every=50),
     )

@@ -6,13 +6,14 @@ Retriever.load("DIR").index(passages).search(queries)
 """
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxir.retrieval.index import Index, Result
     from jaxir.retriever import Retriever
 
-__version__ = "0.1.0"
+__version__ = version("jaxir")
 __all__ = ["Index", "Result", "Retriever"]
 
 # imported when first used: commands that only print their help wait for none of it

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxir.config import RunConfig
+from jaxir.config import CONFIGS, RunConfig
 from jaxir.errors import NO_SPACE, RunError, UserError
-from jaxir.tasks import CONFIGS
 
 if TYPE_CHECKING:
     from etils import epath
@@ -245,9 +244,9 @@ def define_workdir(values: flags.FlagValues) -> None:
 @contextmanager
 def started(argv: list[str], values: flags.FlagValues) -> "Iterator[epath.Path]":
     """The workdir of the flags of `define_workdir`, with all processes of the run joined."""
-    from jaxir.host_memory import keep_freed_memory
-    from jaxir.training.processes import Join, joined
-    from jaxir.whole_files import path_of
+    from jaxir.runtime.files import path_of
+    from jaxir.runtime.memory import keep_freed_memory
+    from jaxir.runtime.processes import Join, joined
 
     workdir = path_of(values.workdir or Path("runs") / config_name(argv))
     log_to_stderr()

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int | None:
     # these take seconds to import, and neither help nor a misspelt flag should wait for them
     from jaxir.benchmarks.reports import evaluate
     from jaxir.benchmarks.run import Benchmark
-    from jaxir.retrieval.measuring import Ranking
+    from jaxir.evaluation.measuring import Ranking
     from jaxir.training.trained import read_trained
 
     benchmark = Benchmark(

@@ -97,10 +97,10 @@ def _show(index: "Index", query: str, k: int, language: str | None) -> None:
 def _write_run(index: "Index", queries: Path, run: Path, k: int, language: str | None) -> int:
     """Write the TREC run of a file of queries, whole or not at all; returns how many they were."""
     from jaxir.data.texts import read_texts
+    from jaxir.evaluation.trec import check_id, run_lines
     from jaxir.progress import progress_bar
     from jaxir.retrieval.index import check_new_ids
-    from jaxir.retrieval.trec import check_id, run_lines
-    from jaxir.whole_files import writing
+    from jaxir.runtime.files import writing
 
     asked = read_texts([queries])
     ids: list[str] = []

@@ -1,6 +1,15 @@
-"""The kinds of runs there are, by the name that `config.task` has."""
+"""Which family a config's runs belong to."""
 
-from jaxir.config import Config, RunConfig
-from jaxir.vision.config import AlbefConfig
+from jaxir.config import RunConfig
+from jaxir.training.family import Family
 
-CONFIGS: dict[str, type[RunConfig]] = {"retrieval": Config, "albef": AlbefConfig}
+
+def family_of(config: RunConfig) -> Family:
+    """By its task; what another family needs is not imported."""
+    if config.task == "albef":
+        from jaxir.vision.training.albef import ALBEF
+
+        return ALBEF
+    from jaxir.training.retriever import RETRIEVER
+
+    return RETRIEVER

@@ -19,7 +19,7 @@ otherwise.
 from absl import flags
 
 from jaxir import command_line
-from jaxir.study.points import is_sweep, points
+from jaxir.sweep.points import is_sweep, points
 
 
 def main(argv: list[str]) -> int | None:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int | None:
     with command_line.started(argv, values) as workdir:
         # these take seconds to import, and some of what they import looks for devices
         if is_sweep(config):
-            from jaxir.study.running import sweep
+            from jaxir.sweep.workers import sweep
 
             sweep(config, workdir)
         else:

@@ -8,12 +8,12 @@ import numpy as np
 from etils import epath
 
 from jaxir.config import Config, SweepConfig
-from jaxir.retrieval.evaluation import QueryValues, summarize
-from jaxir.retrieval.values import write_values
-from jaxir.study.points import Run, runs
-from jaxir.study.running import FAILED_FILE
+from jaxir.evaluation.per_query import write_values
+from jaxir.evaluation.settings import PerQueryMetrics, summarize
+from jaxir.runtime.versions import made_with
+from jaxir.sweep.points import Run, runs
+from jaxir.sweep.workers import FAILED_FILE
 from jaxir.training.workdir import RESULTS_FILE, claim, values_file
-from jaxir.versions import made_with
 
 LANGUAGES = ("de", "en", "zh")
 QUESTIONS = 40
@@ -36,7 +36,7 @@ def quadratic(run: Run) -> tuple[float, float]:
     return quality, 300 - 200 * b + 300 * a**2 + 1000 * noise
 
 
-def query_values(quality: float, bias: float, seed: int) -> QueryValues:
+def query_values(quality: float, bias: float, seed: int) -> PerQueryMetrics:
     """Parallel questions, some of them harder in every run, with noise of the run's own."""
     count = QUESTIONS * len(LANGUAGES)
     question = np.repeat(np.arange(QUESTIONS), len(LANGUAGES))
@@ -44,7 +44,7 @@ def query_values(quality: float, bias: float, seed: int) -> QueryValues:
     own = np.random.default_rng(seed).normal(0, 0.02, (count, len(LANGUAGES)))
     own -= own.mean(axis=0)
     pool = quality + hard - hard.mean()
-    return QueryValues(
+    return PerQueryMetrics(
         LANGUAGES,
         ("monolingual", "cross_lingual", "multilingual"),
         np.tile(np.arange(len(LANGUAGES)), QUESTIONS),

@@ -9,13 +9,22 @@ import jax
 import numpy as np
 import pytest
 
-from jaxir import bench
-from jaxir.config import EncoderConfig
+from jaxir.bench import __main__ as bench
+from jaxir.bench import (
+    albef_step,
+    embedding_table,
+    pipeline,
+    report,
+    search,
+    suites,
+    timing,
+    training_step,
+    workloads,
+)
+from jaxir.config import EncoderConfig, VitConfig
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import embed, init_params
-from jaxir.speed import alignment, pipeline, report, search, table, timing, together, training, work
 from jaxir.training.step import matmul_flops
-from jaxir.vision.shapes import VitConfig
 
 PEER = "sentence-transformers"
 DATA = Path(__file__).parents[1].parent / "shared/data"
@@ -27,11 +36,11 @@ def config(monkeypatch):
     tiny = EncoderConfig(
         vocab_size=100, hidden_size=16, layers=2, heads=2, intermediate_size=32, positions=80
     )
-    monkeypatch.setitem(work.SHAPES, "small", tiny)
-    monkeypatch.setattr(work, "BATCHES", 2)
-    monkeypatch.setattr(work, "PASSAGE_LENGTHS", tuple(range(10, 61, 3)))
-    config = work.run_config("small", 16, "float32", 0, 0.0)
-    config.model.max_passage_tokens = config.model.row_tokens = 64
+    monkeypatch.setitem(workloads.SHAPES, "small", tiny)
+    monkeypatch.setattr(workloads, "BATCHES", 2)
+    monkeypatch.setattr(workloads, "PASSAGE_LENGTHS", tuple(range(10, 61, 3)))
+    config = workloads.run_config("small", 16, "float32", 0, 0.0)
+    config.model.max_passage_tokens = config.model.packed_length = 64
     return config
 
 
@@ -44,23 +53,23 @@ def test_useful_flops_are_those_of_the_products_without_padding(config):
     ids, mask = np.full((2 * pairs, length), 5), np.ones((2 * pairs, length), bool)
     traced = matmul_flops(jax.make_jaxpr(lambda p: embed(config.model, p, ids, mask))(params).jaxpr)
     pooling = 2 * (2 * pairs) * length * config.model.encoder.hidden_size
-    assert 3 * (traced - pooling) == work.useful_flops(config, [batch])
+    assert 3 * (traced - pooling) == workloads.useful_flops(config, [batch])
 
 
 def test_made_up_batches_hold_the_same_texts_packed_and_padded(config):
-    padded, packed = work.made_up_batches(config, 8)
+    padded, packed = workloads.made_up_batches(config, 8)
     assert len(padded) == len(packed) == 2
     for one, other in zip(padded, packed):
         for side in ("query", "passage"):
             np.testing.assert_array_equal(one[f"{side}_lengths"], other[f"{side}_lengths"])
         for ids, lengths in ((one["query_ids"], one["query_lengths"]),):
             assert (ids[np.arange(ids.shape[1])[None] >= lengths[:, None]] == 1).all()
-    (real, places), (same, fewer) = map(work.tokens_of, (padded, packed))
+    (real, places), (same, fewer) = map(workloads.tokens_of, (padded, packed))
     assert real == same < fewer < places
 
 
 def test_training_is_measured_and_packing_changes_no_loss(config):
-    found = training.measure(config, 1, "", None)
+    found = training_step.measure(config, 1, "", None)
     for name in ("packed", "padded"):
         assert found[name]["pairs a second"] > 0
         assert 0 < found[name]["padding waste"] < 1
@@ -73,27 +82,27 @@ def test_training_is_measured_and_packing_changes_no_loss(config):
 
 
 def test_the_table_is_held_against_a_copy_of_as_many_bytes(config):
-    found = table.measure(config, 1)
+    found = embedding_table.measure(config, 1)
     assert found["table"] == [100, 16]
     assert found["different tokens"] <= 100
     size, looked_up = 100 * 16 * 4, found["tokens"] * 16 * 4 / jax.device_count()
     moved = "GiB read and written, at least"
-    assert found[table.LOOKUP][moved] * 2**30 == pytest.approx(2 * looked_up)
-    assert found[table.GRADIENT][moved] * 2**30 == pytest.approx(looked_up + size)
-    assert found[table.UPDATE][moved] * 2**30 == pytest.approx(7 * size)
-    assert found[table.COPY]["times a copy of as many bytes"] == pytest.approx(1)
+    assert found[embedding_table.LOOKUP][moved] * 2**30 == pytest.approx(2 * looked_up)
+    assert found[embedding_table.GRADIENT][moved] * 2**30 == pytest.approx(looked_up + size)
+    assert found[embedding_table.UPDATE][moved] * 2**30 == pytest.approx(7 * size)
+    assert found[embedding_table.COPY]["times a copy of as many bytes"] == pytest.approx(1)
 
 
 def test_the_tables_parts_are_right(config):
     ids = np.array([[3, 3, 5], [5, 3, 0]], np.int32)
     embedding = jax.random.normal(jax.random.key(0), (6, 4))
-    calls = table.lookups(embedding, ids)
-    np.testing.assert_array_equal(calls[table.LOOKUP](), embedding[ids])
+    calls = embedding_table.lookups(embedding, ids)
+    np.testing.assert_array_equal(calls[embedding_table.LOOKUP](), embedding[ids])
     counts = np.bincount(ids.reshape(-1), minlength=6)[:, None]
-    gradient = calls[table.GRADIENT]()
+    gradient = calls[embedding_table.GRADIENT]()
     np.testing.assert_allclose(gradient, counts * np.asarray(embedding), atol=1e-6)
     config.optimizer.weight_decay = 0.0
-    update = table.Update(config, embedding, gradient)
+    update = embedding_table.Update(config, embedding, gradient)
     update()
     # Adam's first step is of the learning rate, whatever the size of the gradient
     expected = embedding - config.optimizer.learning_rate * np.sign(gradient)
@@ -106,12 +115,12 @@ def test_the_parts_of_albef_are_measured_on_one_state(monkeypatch):
     text = EncoderConfig(
         vocab_size=100, hidden_size=8, layers=2, heads=1, intermediate_size=16, positions=40
     )
-    monkeypatch.setitem(alignment.VITS, "small", vit)
-    monkeypatch.setitem(work.SHAPES, "small", text)
-    monkeypatch.setattr(alignment, "LOSSES", {"ITC": "itc", "+ momentum": "momentum"})
-    config = alignment.run_config("small", 16, "float32", 0.0)
+    monkeypatch.setitem(albef_step.VITS, "small", vit)
+    monkeypatch.setitem(workloads.SHAPES, "small", text)
+    monkeypatch.setattr(albef_step, "LOSSES", {"ITC": "itc", "+ momentum": "momentum"})
+    config = albef_step.run_config("small", 16, "float32", 0.0)
     config.loss.itm = config.loss.mlm = False
-    found = alignment.measure(config, 1)
+    found = albef_step.measure(config, 1)
     for name in ("ITC", "+ momentum"):
         assert found[name]["images a second"] > 0
         assert found[name]["pairs a second through the fusion layers"] == 0
@@ -122,7 +131,7 @@ def test_the_parts_of_albef_are_measured_on_one_state(monkeypatch):
 
 
 def test_a_cached_step_of_many_times_the_batch_needs_little_more_memory(config):
-    found = training.measure_memory(config, 4)
+    found = training_step.measure_memory(config, 4)
     assert found["pairs a step, cached"] == 4 * found["pairs a step, plain"]
     assert 0.1 < found["times the memory"] < 4
 
@@ -136,7 +145,7 @@ def test_search_is_compared_with_the_same_answers(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"MLQA's pairs are not at {DATA}")
 def test_training_on_mlqa_has_a_table_for_its_tokens(config):
-    found = training.measure(config, 1, "", DATA)
+    found = training_step.measure(config, 1, "", DATA)
     assert np.isfinite(found["packed"]["first loss"])
     assert found["packed"]["first loss"] == pytest.approx(found["padded"]["first loss"], abs=1e-5)
 
@@ -181,13 +190,13 @@ def test_what_one_part_breaks_on_costs_the_others_nothing(tmp_path, monkeypatch)
         Path(output).write_text(json.dumps({"jax": "1", command[3]: {"a": 1.5}}))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(together.subprocess, "run", run)
+    monkeypatch.setattr(suites.subprocess, "run", run)
     output = tmp_path / "all.json"
     with pytest.raises(RunError, match=r"encode: failed, .* is in .*all\.json"):
         bench.main(["jaxir.bench", "all", "--pairs=8", "--output", str(output)])
     found = json.loads(output.read_text())
     assert found["encode"] == {"failed": "exit status -9"}
-    assert all(found[part] == {"a": 1.5} for part in together.PARTS if part != "encode")
+    assert all(found[part] == {"a": 1.5} for part in suites.PARTS if part != "encode")
     assert "| search, a | 1.5 |" in output.with_suffix(".md").read_text()
     assert all({"--pairs=8", "--rounds=2"} < set(words) for words in commands.values())
     assert f"--trace={tmp_path / 'all.profile'}" in commands["profile"]
@@ -206,11 +215,11 @@ def ends(*_):
     [(breaks, "ValueError: no kernel for that"), (ends, "its process ended, exit status 3")],
 )
 def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch, broken, why):
-    monkeypatch.setattr(training.peers, "torch_device", lambda: "cpu")
-    monkeypatch.setattr(training.peers, "training_steps", broken)
-    monkeypatch.setattr(training.peers, "matmul_speed", lambda dtype: 1e12)
-    monkeypatch.setattr(training, "step_parts", lambda *_: {})
-    found = training.measure(config, 1, PEER, None)
+    monkeypatch.setattr(training_step.peers, "torch_device", lambda: "cpu")
+    monkeypatch.setattr(training_step.peers, "training_steps", broken)
+    monkeypatch.setattr(training_step.peers, "matmul_speed", lambda dtype: 1e12)
+    monkeypatch.setattr(training_step, "step_parts", lambda *_: {})
+    found = training_step.measure(config, 1, PEER, None)
     assert found["failed"] == {PEER: why, f"{PEER}, freed memory kept": why}
     assert found["packed"]["pairs a second"] > 0
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_bench import config  # noqa: F401
 
-from jaxir.speed import encoding, peers, search, training, work
-from jaxir.training.sharding import make_mesh
+from jaxir.bench import encoding, peers, search, training_step, workloads
+from jaxir.runtime.mesh import make_mesh
 from jaxir.training.step import make_state
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
@@ -16,29 +16,29 @@ pytest.importorskip("sentence_transformers", reason="pip install sentence-transf
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("texts_at_once", [0, 2])
-def test_sentence_transformers_trains_as_we_do(config, texts_at_once):  # noqa: F811
-    config.scale.texts_at_once = texts_at_once
+@pytest.mark.parametrize("grad_cache_chunk", [0, 2])
+def test_sentence_transformers_trains_as_we_do(config, grad_cache_chunk):  # noqa: F811
+    config.scale.grad_cache_chunk = grad_cache_chunk
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "constant"
     config.loss.false_negatives = "keep"
     mesh = make_mesh(config)
-    padded, packed = work.made_up_batches(config, mesh.size)
+    padded, packed = workloads.made_up_batches(config, mesh.size)
     with jax.set_mesh(mesh):
         params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
-        ours = training.Steps(config, mesh, packed)
+        ours = training_step.Steps(config, mesh, packed)
         theirs = peers.training_steps(config, params, padded, compiled=False)
         for _ in range(3):
             np.testing.assert_allclose(ours(), theirs(), atol=2e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("texts_at_once", [0, 2])
-def test_every_product_of_the_peer_is_in_the_runs_precision(config, texts_at_once):  # noqa: F811
-    config.scale.texts_at_once = texts_at_once
+@pytest.mark.parametrize("grad_cache_chunk", [0, 2])
+def test_every_product_of_the_peer_is_in_the_runs_precision(config, grad_cache_chunk):  # noqa: F811
+    config.scale.grad_cache_chunk = grad_cache_chunk
     config.model.compute_dtype = "bfloat16"
     mesh, met = make_mesh(config), []
-    padded, _ = work.made_up_batches(config, mesh.size)
+    padded, _ = workloads.made_up_batches(config, mesh.size)
     with jax.set_mesh(mesh):
         params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
     steps = peers.training_steps(config, params, padded[:1], compiled=False)
@@ -51,14 +51,14 @@ def test_every_product_of_the_peer_is_in_the_runs_precision(config, texts_at_onc
         steps()
     assert set(met) == {torch.bfloat16}
     # the cached loss embeds all texts twice
-    assert len(met) == 2 * 6 * config.model.encoder.layers * (1 if not texts_at_once else 16)
+    assert len(met) == 2 * 6 * config.model.encoder.layers * (1 if not grad_cache_chunk else 16)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_sentence_transformers_encodes_as_we_do(config, monkeypatch):  # noqa: F811
     # more pieces than the demo's tokenizer has
     monkeypatch.setattr(config.model.encoder, "vocab_size", 8_001)
-    monkeypatch.setattr(encoding, "cldr_retrieval_set", _few_texts)
+    monkeypatch.setattr(encoding, "cldr_dataset", _few_texts)
     found = encoding.measure(config, 1, "", None, (), "sentence-transformers")
     assert found["largest difference of a number"] < 1e-5
 

@@ -7,7 +7,7 @@ import peer_measure
 import pytest
 import scipy.stats
 
-from jaxir.retrieval.bias import (
+from jaxir.evaluation.bias import (
     equal_expected_rank,
     language_shares,
     rank_correlation,

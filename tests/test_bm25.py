@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from jaxir.benchmarks.bm25 import bm25, term_count_cosine, words
-from jaxir.retrieval.evaluation import evaluate_settings, report
-from jaxir.retrieval.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
+from jaxir.evaluation.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
+from jaxir.evaluation.settings import evaluate_settings, report
 
 
-def make_set() -> RetrievalSet:
+def make_set() -> RetrievalDataset:
     """Random texts of two languages that share some words, with empty and repeated ones."""
     rng = np.random.default_rng(0)
     vocabulary = {0: [f"w{n}" for n in range(12)], 1: [f"w{n}" for n in range(8, 20)]}
@@ -27,7 +27,7 @@ def make_set() -> RetrievalSet:
     passage_language, query_language = rng.integers(0, 2, 50), rng.integers(0, 2, 30)
     passages, queries = texts(passage_language, 20), texts(query_language, 6)
     passages[3], queries[4], queries[5] = "?!", "...", "unknown"
-    return RetrievalSet(
+    return RetrievalDataset(
         name="random",
         languages=("en", "de"),
         queries=queries,
@@ -110,7 +110,7 @@ def test_words_know_scripts_without_spaces():
 
 @pytest.mark.parametrize("baseline", [bm25, term_count_cosine])
 def test_passages_without_words_and_unknown_languages_rank_by_id(baseline):
-    task = RetrievalSet(
+    task = RetrievalDataset(
         name="no words",
         languages=("qqq",),
         queries=["two words", "..."],

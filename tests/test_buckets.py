@@ -23,16 +23,16 @@ from fake_gcs import serving
 from safetensors.numpy import load, load_file
 from tiny import tiny_config, write_config
 
-from jaxir.claims import Claims, make_together
-from jaxir.config import WatchConfig
+from jaxir.config import LoggingConfig
 from jaxir.data import ranged
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import read_tokens
 from jaxir.errors import UserError
+from jaxir.runtime.claims import Claims, make_together
+from jaxir.runtime.files import as_local, create, path_of, publish, write_json, writing
 from jaxir.training.checkpoint import Checkpoints
 from jaxir.training.report import Report
 from jaxir.training.workdir import claim
-from jaxir.whole_files import as_local, create, path_of, publish, write_json, writing
 
 TEXTS = [f"Query: number {n} and {n * n} of many" for n in range(300)]
 STEPS = 150
@@ -339,7 +339,7 @@ def _events(server, folder):
 
 
 def test_a_report_is_there_after_a_flush(server, folder):
-    report = Report(folder, WatchConfig(), {}, 0)
+    report = Report(folder, LoggingConfig(), {}, 0)
     for step in (1, 2):
         report.write(step, {"loss": 1 / step, "held_out/map@10": 0.5})
     assert not _inside(server, folder)
@@ -358,7 +358,7 @@ def test_a_report_is_there_after_a_flush(server, folder):
 
 def test_a_report_is_written_now_and_then(server, folder, monkeypatch):
     monkeypatch.setattr("jaxir.training.report.SECONDS_BETWEEN_WRITES", 0.0)
-    report = Report(folder, WatchConfig(), {}, 0)
+    report = Report(folder, LoggingConfig(), {}, 0)
     report.write(1, {"loss": 1.0})
     assert _steps(server, folder) == [1]
     report.close()
@@ -366,14 +366,14 @@ def test_a_report_is_written_now_and_then(server, folder, monkeypatch):
 
 @pytest.mark.parametrize("resumed", [4, 0])
 def test_a_resumed_report_drops_later_lines(server, folder, resumed):
-    report = Report(folder, WatchConfig(), {}, 0)
+    report = Report(folder, LoggingConfig(), {}, 0)
     for step in range(1, 7):
         report.write(step, {"loss": 1.0})
     report.close()
     (before,) = _events(server, folder)
     began = int(time.time())
     _wait_for(lambda: int(time.time()) > began)  # TensorBoard's files are named by the second
-    report = Report(folder, WatchConfig(), {}, resumed)
+    report = Report(folder, LoggingConfig(), {}, resumed)
     report.write(resumed + 1, {"loss": 0.5})
     report.close()
     assert _steps(server, folder) == [*range(1, resumed + 2)]
@@ -382,7 +382,7 @@ def test_a_resumed_report_drops_later_lines(server, folder, resumed):
 
 def test_a_line_cut_off_by_a_kill_is_dropped(server, folder):
     server.put(_name(folder / "metrics.jsonl"), b'{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
-    Report(folder, WatchConfig(tensorboard=False), {}, 2).close()
+    Report(folder, LoggingConfig(tensorboard=False), {}, 2).close()
     assert _steps(server, folder) == [1]
 
 
@@ -495,9 +495,9 @@ def test_a_run_in_a_bucket_goes_on_elsewhere_and_ends_the_same(server, folder, t
 def test_a_sweep_in_a_bucket_is_shared_and_reported_on(server, folder, tmp_path):
     from pretend_sweep import grid_config, write_sweep
 
-    from jaxir.study.points import runs
-    from jaxir.study.reporting import report
-    from jaxir.study.running import DONE, WAIT, Board
+    from jaxir.sweep.points import runs
+    from jaxir.sweep.report import report
+    from jaxir.sweep.workers import DONE, WAIT, Board
 
     config = grid_config(0.5)
     wanted = runs(config)

@@ -9,8 +9,8 @@ import time
 import pytest
 from etils import epath
 
-from jaxir.claims import Claims, make_together
-from jaxir.whole_files import create
+from jaxir.runtime.claims import Claims, make_together
+from jaxir.runtime.files import create
 
 
 def test_only_one_can_create_a_file(tmp_path):
@@ -68,7 +68,7 @@ def test_a_claim_of_another_host_expires_when_it_stays_the_same(tmp_path):
 
 def test_a_dead_process_of_this_host_holds_nothing(tmp_path):
     program = (
-        "import os, sys; from etils import epath; from jaxir.claims import Claims\n"
+        "import os, sys; from etils import epath; from jaxir.runtime.claims import Claims\n"
         "claims = Claims(epath.Path(sys.argv[1])).__enter__()\n"
         "assert claims.take('thing'); os._exit(9)"
     )

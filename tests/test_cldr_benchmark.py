@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxir.benchmarks.cldr import cldr_retrieval_set, distractor_facts
+from jaxir.benchmarks.cldr import cldr_dataset, distractor_facts
 from jaxir.data.cldr import HELD_OUT_SEED, LANGUAGES, Fact, all_facts, held_out_facts, passage
 from jaxir.errors import UserError
 
@@ -15,7 +15,7 @@ def fact_id(name: str) -> str:
 
 
 def test_every_query_has_its_own_fact_in_every_language_as_right_answers():
-    made = cldr_retrieval_set()
+    made = cldr_dataset()
     facts = {fact.id: fact for fact in all_facts()}
     assert made.languages == LANGUAGES
     assert len(made.queries) == len(held_out_facts()) * len(LANGUAGES)
@@ -29,14 +29,14 @@ def test_every_query_has_its_own_fact_in_every_language_as_right_answers():
 
 
 def test_no_passage_but_the_right_ones_tells_the_fact():
-    made = cldr_retrieval_set(("en", "tr"))
+    made = cldr_dataset(("en", "tr"))
     ids = [fact_id(name) for name in made.passage_ids]
     for name, right in zip(made.query_ids, made.relevant):
         assert {row for row, other in enumerate(ids) if other == fact_id(name)} == set(right)
 
 
 def test_fewer_languages_are_a_part_of_the_whole():
-    whole, part = cldr_retrieval_set(), cldr_retrieval_set(("zh", "ar"))
+    whole, part = cldr_dataset(), cldr_dataset(("zh", "ar"))
     texts = dict(zip(whole.passage_ids, whole.passages))
     assert part.passages == [texts[name] for name in part.passage_ids]
     assert set(part.passage_ids) == {name for name in texts if name[-2:] in ("zh", "ar")}
@@ -68,17 +68,15 @@ def test_distractors_of_one_fact():
 
 
 def test_the_seed_decides():
-    assert cldr_retrieval_set(("en",)).query_ids == (
-        cldr_retrieval_set(("en",), seed=HELD_OUT_SEED).query_ids
-    )
-    assert cldr_retrieval_set(("en",)).query_ids != (
-        cldr_retrieval_set(("en",), seed=HELD_OUT_SEED + 1).query_ids
+    assert cldr_dataset(("en",)).query_ids == (cldr_dataset(("en",), seed=HELD_OUT_SEED).query_ids)
+    assert cldr_dataset(("en",)).query_ids != (
+        cldr_dataset(("en",), seed=HELD_OUT_SEED + 1).query_ids
     )
 
 
 def test_counting_n_grams_does_not_solve_it():
     """A bag of n-grams finds the territory, not the relation, and nothing in another script."""
-    made = cldr_retrieval_set(("en", "ru"))
+    made = cldr_dataset(("en", "ru"))
     texts = [*made.queries, *made.passages]
     column: dict[str, int] = {}
     counts = np.zeros((len(texts), 20_000))
@@ -101,4 +99,4 @@ def test_counting_n_grams_does_not_solve_it():
 
 def test_a_language_without_wordings_is_named():
     with pytest.raises(UserError, match="no wordings in 'xx'"):
-        cldr_retrieval_set(("xx",))
+        cldr_dataset(("xx",))

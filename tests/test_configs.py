@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxir.config import Config, validate_shape
-from jaxir.families import family_of
-from jaxir.training.sharding import make_mesh, to_devices
+from jaxir.runtime.mesh import make_mesh, to_devices
+from jaxir.tasks import family_of
 from jaxir.training.step import compile_step, init_state, make_state
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(jaxir.configs.__path__))
@@ -63,7 +63,7 @@ def _shrunken_retriever(config):
     """Makes it small; a batch of it."""
     _shrink_text(config.model.encoder)
     config.model.dense = min(config.model.dense, 8)
-    config.scale.texts_at_once = min(config.scale.texts_at_once, BATCH // 8)
+    config.scale.grad_cache_chunk = min(config.scale.grad_cache_chunk, BATCH // 8)
     batch = {}
     passages = BATCH * (1 + config.data.hard_negatives)
     for side, rows, width, length in (("query", BATCH, 12, 9), ("passage", passages, 16, 11)):

@@ -9,10 +9,10 @@ from etils import epath
 from pretend_sweep import QUESTIONS, grid_config, quadratic, write_sweep
 
 from jaxir.config import Config, SweepConfig
-from jaxir.retrieval.comparison import MAIN, QUALITY, RETRIEVERS
-from jaxir.study.differences import differences, holm, min_f, over_rows, seed_error
-from jaxir.study.figures import Study, read_study
-from jaxir.study.points import Run, runs
+from jaxir.evaluation.comparison import MAIN, QUALITY, RETRIEVERS
+from jaxir.sweep.differences import differences, holm, min_f, over_rows, seed_error
+from jaxir.sweep.points import Run, runs
+from jaxir.sweep.results import Study, read_study
 
 
 def _study(effects, seeds, questions, seed_spread, question_spread, rng, missing=()) -> Study:
@@ -140,7 +140,7 @@ def test_holm_by_its_definition():
 @pytest.mark.parametrize(("seed_spread", "question_spread"), [(0.05, 0.0), (0.0, 0.5), (0.03, 0.3)])
 def test_chance_is_believed_as_often_as_promised(seed_spread, question_spread, monkeypatch):
     """Whichever of seeds and questions makes the noise, about one in twenty has p < .05."""
-    monkeypatch.setattr("jaxir.study.differences.PERMUTATIONS", 20)  # not looked at here
+    monkeypatch.setattr("jaxir.sweep.differences.PERMUTATIONS", 20)  # not looked at here
     rng = np.random.default_rng(8)
     p = []
     for _ in range(150):

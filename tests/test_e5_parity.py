@@ -124,14 +124,14 @@ def test_embeddings_padded_and_packed_are_those_of_sentence_transformers(folder,
 
 def config_from(folder, workdir):
     """Two steps from the weights, on made-up texts."""
-    config = tiny_config(workdir, steps=2, row_tokens=128)
+    config = tiny_config(workdir, steps=2, packed_length=128)
     model = config.model
     model.init, model.trained_tokenizer_size = str(folder), 0
     model.query_prefix, model.passage_prefix = "query: ", "passage: "
     model.max_query_tokens = model.max_passage_tokens = 128  # none of the texts is longer
     config.checkpoint.every, config.evaluation.every = 10, 0
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-4, 0
-    config.watch.tensorboard = False
+    config.logging.tensorboard = False
     return config
 
 

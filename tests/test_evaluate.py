@@ -15,9 +15,9 @@ from jaxir import evaluate
 from jaxir.benchmarks.reports import REPORT, VALUES, compare_reports
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import RunError, UserError
+from jaxir.evaluation.per_query import read_values
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import read_tokenizer, write_model
-from jaxir.retrieval.values import read_values
 from jaxir.training import loop
 from jaxir.training.run import run
 

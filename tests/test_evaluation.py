@@ -6,20 +6,20 @@ import math
 import numpy as np
 import pytest
 
-from jaxir.retrieval.evaluation import evaluate_settings
-from jaxir.retrieval.metrics import MEASURES
-from jaxir.retrieval.ranks import passages_above_by_scores
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
+from jaxir.evaluation.metrics import MEASURES
+from jaxir.evaluation.ranks import passages_above_by_scores
+from jaxir.evaluation.settings import evaluate_settings
 
 LANGUAGES = ("de", "en", "hi")
 
 
-def make_set(rng: np.random.Generator, groups: int = 20) -> RetrievalSet:
+def make_set(rng: np.random.Generator, groups: int = 20) -> RetrievalDataset:
     """Parallel questions, each with one answer in two or three languages; none is asked in hi."""
     passage_language = np.repeat(np.arange(3), groups)
     relevant = np.array([[group, groups + group, 2 * groups + group] for group in range(groups)])
     relevant[::4, 2] = -1
-    return RetrievalSet(
+    return RetrievalDataset(
         name="parallel",
         languages=LANGUAGES,
         queries=["?"] * 2 * groups,
@@ -36,9 +36,9 @@ def make_set(rng: np.random.Generator, groups: int = 20) -> RetrievalSet:
 @pytest.fixture
 def task():
     rng = np.random.default_rng(0)
-    retrieval_set = make_set(rng)
-    scores = rng.random((len(retrieval_set.queries), len(retrieval_set.passages)), np.float32)
-    return scores, retrieval_set
+    dataset = make_set(rng)
+    scores = rng.random((len(dataset.queries), len(dataset.passages)), np.float32)
+    return scores, dataset
 
 
 def average_precision(scores, pool, answers):
@@ -49,20 +49,20 @@ def average_precision(scores, pool, answers):
 
 
 def test_settings_follow_their_definitions(task):
-    scores, retrieval_set = task
+    scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], retrieval_set), retrieval_set
+        passages_above_by_scores(lambda block: scores[block], dataset), dataset
     )
-    relevant, asked = retrieval_set.relevant, retrieval_set.query_language
+    relevant, asked = dataset.relevant, dataset.query_language
     matrix = np.full((3, 3), np.nan)
     pool = np.full(3, np.nan)
     for x in (0, 1):
         queries = np.flatnonzero(asked == x)
         for y in range(3):
-            rows = np.flatnonzero(retrieval_set.passage_language == y).tolist()
+            rows = np.flatnonzero(dataset.passage_language == y).tolist()
             values = [average_precision(scores[q], rows, relevant[q]) for q in queries]
             matrix[x, y] = np.nanmean(values)
-        everything = range(len(retrieval_set.passages))
+        everything = range(len(dataset.passages))
         pool[x] = np.mean([average_precision(scores[q], everything, relevant[q]) for q in queries])
 
     np.testing.assert_allclose(report.matrix["map"], matrix)
@@ -74,24 +74,24 @@ def test_settings_follow_their_definitions(task):
 
 
 def test_rank_distance_is_taken_in_the_pool(task):
-    scores, retrieval_set = task
+    scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], retrieval_set), retrieval_set
+        passages_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     places = np.argsort(np.argsort(-scores, axis=1), axis=1)
     distances = np.array(
-        [np.ptp(places[q][row[row >= 0]]) for q, row in enumerate(retrieval_set.relevant)]
+        [np.ptp(places[q][row[row >= 0]]) for q, row in enumerate(dataset.relevant)]
     )
-    by_language = [distances[retrieval_set.query_language == x].mean() for x in (0, 1)]
+    by_language = [distances[dataset.query_language == x].mean() for x in (0, 1)]
     assert report.multilingual["rank_distance"] == pytest.approx(np.mean(by_language))
 
 
 def test_a_perfect_score_earns_one_in_every_setting(task):
-    scores, retrieval_set = task
-    for query, answers in enumerate(retrieval_set.relevant):
+    scores, dataset = task
+    for query, answers in enumerate(dataset.relevant):
         scores[query, answers[answers >= 0]] += 2
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], retrieval_set), retrieval_set
+        passages_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     summary = report.summary()
     assert {f"{x}/{name}" for x in ("monolingual", "cross_lingual") for name in MEASURES} < set(
@@ -107,9 +107,9 @@ def test_a_perfect_score_earns_one_in_every_setting(task):
 
 
 def test_report_is_json_with_null_where_nothing_was_asked(task):
-    scores, retrieval_set = task
+    scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], retrieval_set), retrieval_set
+        passages_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert read["languages"] == list(LANGUAGES)

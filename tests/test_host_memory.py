@@ -8,7 +8,7 @@ import pytest
 # Nothing is written to the 2.5 GiB, so they cost no memory; what is kept are addresses.
 PROGRAM = """
 import ctypes
-from jaxir.host_memory import keep_freed_memory
+from jaxir.runtime.memory import keep_freed_memory
 {keep}
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p

@@ -17,7 +17,7 @@ LOAD = """
 import json, sys
 from jaxir import Retriever
 from jaxir.errors import UserError
-from jaxir.hub import revisions
+from jaxir.runtime.hub import revisions
 for name in sys.argv[1:]:
     try:
         said = Retriever.load(name).fingerprint

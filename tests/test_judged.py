@@ -10,7 +10,7 @@ import pytest
 
 from jaxir.benchmarks.beir import read_beir
 from jaxir.errors import UserError
-from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
+from jaxir.evaluation.dataset import SETTINGS, RetrievalDataset
 
 CORPUS = [
     {"_id": "p1", "title": "Rhine", "text": "A river."},
@@ -49,7 +49,7 @@ def write(folder: Path, corpus=CORPUS, queries=QUERIES, qrels=QRELS, split: str 
     return folder
 
 
-def right(task: RetrievalSet) -> dict[str, dict[str, int]]:
+def right(task: RetrievalDataset) -> dict[str, dict[str, int]]:
     """Gain of each right answer of each query, by their ids."""
     return {
         query: {

@@ -36,7 +36,7 @@ def _finish(config, workdir):
 
 @pytest.mark.slow
 def test_kills_change_nothing(kills, tmp_path):
-    config = write_config(tmp_path, STEPS, row_tokens=48)
+    config = write_config(tmp_path, STEPS, packed_length=48)
     uninterrupted = _finish(config, tmp_path / "whole")
     rng = random.Random(0)
     checkpoints = tmp_path / "killed" / "checkpoints"

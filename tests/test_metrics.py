@@ -6,9 +6,9 @@ import ir_measures
 import numpy as np
 import pytest
 
-from jaxir.retrieval import metrics
-from jaxir.retrieval.ranks import passages_above_by_scores, ranks_in_pool
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation import metrics
+from jaxir.evaluation.dataset import RetrievalDataset
+from jaxir.evaluation.ranks import passages_above_by_scores, ranks_in_pool
 
 QUERIES, PASSAGES, ANSWERS = 60, 45, 25  # more right answers than k
 ORACLES = {
@@ -34,7 +34,7 @@ def task():
     for query in range(1, QUERIES):
         count = rng.integers(1, ANSWERS + 1)
         relevant[query, rng.permutation(ANSWERS)[:count]] = rng.permutation(PASSAGES)[:count]
-    retrieval_set = RetrievalSet(
+    dataset = RetrievalDataset(
         name="random",
         languages=("en",),
         queries=["?"] * QUERIES,
@@ -46,18 +46,18 @@ def task():
         relevant=relevant,
         gains=np.where(relevant >= 0, rng.integers(1, 4, relevant.shape), 0),
     )
-    return scores, retrieval_set
+    return scores, dataset
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", ORACLES)
 def test_measures_equal_trec_eval(task, name, depth):
-    scores, retrieval_set = task
+    scores, dataset = task
     oracle, measure = ORACLES[name]
-    ranks = ranks_in_pool(passages_above_by_scores(lambda block: scores[block], retrieval_set))
+    ranks = ranks_in_pool(passages_above_by_scores(lambda block: scores[block], dataset))
     ranks[ranks > DEPTHS[depth]] = 0
     qrels, ranking = {}, {}
-    for query, (answers, gains) in enumerate(zip(retrieval_set.relevant, retrieval_set.gains)):
+    for query, (answers, gains) in enumerate(zip(dataset.relevant, dataset.gains)):
         if (answers < 0).all():
             continue
         qrels[f"q{query}"] = {f"d{row}": int(gain) for row, gain in zip(answers, gains) if gain}
@@ -73,10 +73,10 @@ def test_measures_equal_trec_eval(task, name, depth):
     assert np.isnan(expected[0])
     assert expected[1] == 0
     if name == "map@20":  # trec_eval divides by the number of right answers
-        count = (retrieval_set.gains > 0).sum(axis=1)
+        count = (dataset.gains > 0).sum(axis=1)
         expected *= count / np.minimum(np.maximum(count, 1), 20)
 
-    values = measure(ranks, retrieval_set.gains)
+    values = measure(ranks, dataset.gains)
 
     assert np.isnan(values[0])
     assert np.unique(values[1:]).size > 1

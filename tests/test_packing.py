@@ -7,8 +7,8 @@ from jaxir.data.packing import (
     MOST_COUNTS,
     enough_rows,
     pack,
+    pack_batch,
     row_counts,
-    share_rows,
     texts_a_row,
 )
 
@@ -64,7 +64,7 @@ def test_rows_hold_the_texts_and_nothing_else(seed):
     ]
     rows = max(packing.rows for packing in packings) + 2
     first, pairs = 40, 100  # the third and fourth device of ten
-    shared = share_rows(batch, packings, (rows, WIDTH, most), first, pairs, pad_id=1)
+    shared = pack_batch(batch, packings, (rows, WIDTH, most), first, pairs, pad_id=1)
     assert shared["row_ids"].shape == shared["row_segments"].shape == (devices * rows, WIDTH)
     found = {}
     for row, segments in enumerate(shared["row_segments"]):

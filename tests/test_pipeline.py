@@ -39,7 +39,7 @@ def loader(tmp_path_factory):
     tokenizer = train_tokenizer(collection.texts, 300)
     hybrid = Hybrid(collection, HybridConfig(shares=Shares(1, 1, 1, 1, 1)), BATCH, seed=1)
     tokens = tokenize(collection, tokenizer, model, folder / "cache")
-    return tokenizer, Loader(collection, hybrid, *tokens, 16, 32, 1, hard_negatives=2)
+    return tokenizer, Loader(collection, hybrid, *tokens, 16, 32, hard_negatives=2)
 
 
 def test_a_batch_holds_the_texts_of_its_rows(loader):
@@ -76,7 +76,7 @@ def test_a_batch_holds_the_texts_of_its_rows(loader):
 
 def packing(loader, devices=8):
     """The same rows, sharing rows of 40 tokens."""
-    return dataclasses.replace(loader, row_tokens=40, devices=devices, rows_at_once=2)
+    return dataclasses.replace(loader, packed_length=40, devices=devices, rows_at_once=2)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -137,30 +137,3 @@ def test_tf_data_yields_the_steps_in_order_from_any_start(loader, packed):
         for name in loader.fields:
             np.testing.assert_array_equal(batch[name], expected[name])
             assert batch[name].dtype == np.int32
-
-
-def test_a_bucket_is_the_shortest_that_cuts_nothing_more(loader):
-    _, plain = loader
-    hybrid = Hybrid(plain.collection, HybridConfig(), 2, seed=1)
-    limits = {"max_query_tokens": 64, "max_passage_tokens": 128}
-    plain, bucketed = (
-        dataclasses.replace(plain, hybrid=hybrid, **limits, length_buckets=n) for n in (1, 4)
-    )
-    widths = set()
-    for step in range(30):
-        whole, short = plain.batch(step), bucketed.batch(step)
-        width = short["passage_ids"].shape[1]
-        widths.add(width)
-        assert short["query_ids"].shape[1] * 2 == width
-        for side in ("query", "passage"):
-            ids = whole[f"{side}_ids"]
-            np.testing.assert_array_equal(
-                short[f"{side}_ids"], ids[:, : short[f"{side}_ids"].shape[1]]
-            )
-            np.testing.assert_array_equal(short[f"{side}_lengths"], whole[f"{side}_lengths"])
-        if width > 128 // 2**3:
-            half = width // 2
-            assert (whole["passage_lengths"] > half).any() or (
-                whole["query_lengths"] > half // 2
-            ).any()
-    assert len(widths) > 1

@@ -7,20 +7,20 @@ import json
 import jax
 import pytest
 
-from jaxir import plan
+from jaxir.bench import workloads
 from jaxir.config import Config, EncoderConfig, ModelConfig, ScaleConfig
 from jaxir.errors import UserError
-from jaxir.speed import work
-from jaxir.training.chips import find_slice, slices
-from jaxir.training.plan_report import ways_to_fit
-from jaxir.training.planning import (
-    Need,
+from jaxir.plan import __main__ as plan
+from jaxir.plan.chips import find_slice, slices
+from jaxir.plan.compiling import (
+    StepCost,
     abstract_batch,
     memory_of_refusal,
     read_program,
     roofline,
 )
-from jaxir.training.sharding import AXES
+from jaxir.plan.report import ways_to_fit
+from jaxir.runtime.mesh import AXES
 
 PROGRAM = """
 %fused (param: bf16[4,8]) -> bf16[4,8] {
@@ -121,11 +121,11 @@ def test_a_refusal_says_how_much_was_needed(message, needed):
 
 def test_the_slowest_resource_bounds_the_step():
     place = find_slice("v5e-8")
-    need = Need(True, 1e9, 1e8, 9e8, 197e12, 197e12, 819e9 / 2, {"all-reduce": 1e9}, 0.0)
-    time = roofline(need, place)
+    cost = StepCost(True, 1e9, 1e8, 9e8, 197e12, 197e12, 819e9 / 2, {"all-reduce": 1e9}, 0.0)
+    time = roofline(cost, place)
     assert (time.bound, time.seconds) == ("matrix units", 1.0)
     assert time.by_resource["HBM"] == 0.5
-    more = dataclasses.replace(need, hbm_bytes=819e9 * 3)
+    more = dataclasses.replace(cost, hbm_bytes=819e9 * 3)
     assert roofline(more, place).bound == "HBM"
 
 
@@ -138,7 +138,7 @@ def test_ways_to_fit_add_one_thing_after_the_other():
         "gradient caching, 64 texts at once",
     ]
     last = ways["gradient caching, 64 texts at once"]
-    assert (last.model.remat, last.scale.texts_at_once) == ("layers", 64)
+    assert (last.model.remat, last.scale.grad_cache_chunk) == ("layers", 64)
     assert ways["as it is"].model.remat == "none"
 
 
@@ -161,8 +161,8 @@ def test_mistakes_are_one_line(arguments, message):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2"])
 def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
-    from jaxir.training.plan_report import report_plan
-    from jaxir.training.planning import plan as plan_step
+    from jaxir.plan.compiling import plan as plan_step
+    from jaxir.plan.report import report_plan
 
     encoder = EncoderConfig(
         vocab_size=1_000,
@@ -178,19 +178,19 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
     config = Config(batch_size=64, model=model)
     report_plan(config, topology, False, 0.4, tmp_path, tmp_path / "plan.json")
     report = json.loads((tmp_path / "plan.json").read_text())
-    need = report["per chip and step"]
-    assert need["fits"]
-    assert 0 < need["arguments"] < need["memory"] < 1e9
-    assert need["flops"] == need["useful_flops"] > 1e8
+    cost = report["per chip and step"]
+    assert cost["fits"]
+    assert 0 < cost["arguments"] < cost["memory"] < 1e9
+    assert cost["flops"] == cost["useful_flops"] > 1e8
     # chunks do not make more messages: gradients are summed after all of them
-    cached = dataclasses.replace(config, scale=ScaleConfig(texts_at_once=4))
+    cached = dataclasses.replace(config, scale=ScaleConfig(grad_cache_chunk=4))
     place = find_slice(topology)
     again = plan_step(cached, place, tmp_path)
-    ours, theirs = again.collective_bytes, need["collective_bytes"]
+    ours, theirs = again.collective_bytes, cost["collective_bytes"]
     gradients = "all-reduce, parameters and gradients"
     assert ours[gradients] == theirs[gradients] > 0
     assert all(size <= theirs[name] for name, size in ours.items())
-    assert again.flops > again.useful_flops == need["flops"]
+    assert again.flops > again.useful_flops == cost["flops"]
     # and from its own JSON
     stored = set(tmp_path.glob("*.json"))
     assert plan_step(cached, place, tmp_path) == again
@@ -199,13 +199,13 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_planned_batches_have_the_arrays_of_real_ones(packed):
-    config = work.run_config("small", 256, "float32", 0, 0.0)
-    config.model.row_tokens *= packed
+    config = workloads.run_config("small", 256, "float32", 0, 0.0)
+    config.model.packed_length *= packed
     mesh = jax.make_mesh((1, 8), AXES)
     # MLQA's mean, of which the batches are made
     planned = abstract_batch(config, mesh, tokens_a_pair=182)
-    config.model.row_tokens = 256
-    real = work.made_up_batches(config, 8)[packed][0]
+    config.model.packed_length = 256
+    real = workloads.made_up_batches(config, 8)[packed][0]
     assert planned.keys() == real.keys()
     for name, array in real.items():
         assert planned[name].shape[1:] == array.shape[1:], name

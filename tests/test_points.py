@@ -12,7 +12,7 @@ import pytest
 from jaxir.config import Config, Shares, SweepConfig
 from jaxir.data.interleaving import integer_shares
 from jaxir.errors import UserError
-from jaxir.study.points import KINDS, config_of, points, runs
+from jaxir.sweep.points import KINDS, config_of, points, runs
 
 
 def _by_name(**fields):

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import write_call, write_config
 
-from jaxir.training import processes
+from jaxir.runtime import processes
 
 STEPS = 24
 DEVICES = 4
@@ -72,7 +72,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return write_config(tmp_path_factory.mktemp("tiny"), STEPS, row_tokens=48)
+    return write_config(tmp_path_factory.mktemp("tiny"), STEPS, packed_length=48)
 
 
 @pytest.fixture(scope="module")

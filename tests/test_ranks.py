@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 
 from jaxir.errors import UserError
-from jaxir.retrieval.ranks import (
+from jaxir.evaluation.dataset import RetrievalDataset, select_queries
+from jaxir.evaluation.ranks import (
     CHUNK,
     QUERIES_PER_DEVICE,
-    passages_above,
+    count_ranked_above,
     passages_above_by_scores,
     ranks_in_pool,
     ranks_within_language,
 )
-from jaxir.retrieval.retrieval_set import RetrievalSet, select_queries
 
 QUERIES = QUERIES_PER_DEVICE + 40  # two blocks on one device
 WIDTH = 4
 
 
-def make_set(rng: np.random.Generator, passages: int = 3 * CHUNK + 5) -> RetrievalSet:
+def make_set(rng: np.random.Generator, passages: int = 3 * CHUNK + 5) -> RetrievalDataset:
     languages = ("en", "th", "zh", "ja")  # no passage in ja
     relevant = np.array([rng.permutation(passages)[:3] for _ in range(QUERIES)])
     relevant[rng.random(QUERIES) < 0.5, 1] = -1
     relevant[7] = -1
     ids = rng.permutation([f"{number}-é" for number in range(passages)])
-    return RetrievalSet(
+    return RetrievalDataset(
         name="random",
         languages=languages,
         queries=["?"] * QUERIES,
@@ -48,18 +48,18 @@ def make_embeddings(rng: np.random.Generator, rows: int) -> np.ndarray:
 @pytest.fixture
 def task():
     rng = np.random.default_rng(0)
-    retrieval_set = make_set(rng)
+    dataset = make_set(rng)
     queries = make_embeddings(rng, QUERIES)
-    passages = make_embeddings(rng, len(retrieval_set.passages))
-    return queries, passages, retrieval_set
+    passages = make_embeddings(rng, len(dataset.passages))
+    return queries, passages, dataset
 
 
-def sorted_ranks(scores, retrieval_set, languages) -> np.ndarray:
+def sorted_ranks(scores, dataset, languages) -> np.ndarray:
     """Rank of each right answer among the passages of some languages, by sorting."""
-    expected = np.zeros(retrieval_set.relevant.shape, int)
-    pool = [p for p, x in enumerate(retrieval_set.passage_language) if x in languages]
-    for query, answers in enumerate(retrieval_set.relevant):
-        by_id = sorted(pool, key=lambda p: retrieval_set.passage_ids[p].encode(), reverse=True)
+    expected = np.zeros(dataset.relevant.shape, int)
+    pool = [p for p, x in enumerate(dataset.passage_language) if x in languages]
+    for query, answers in enumerate(dataset.relevant):
+        by_id = sorted(pool, key=lambda p: dataset.passage_ids[p].encode(), reverse=True)
         ranking = sorted(by_id, key=lambda p: -scores[query, p])
         for column, answer in enumerate(answers):
             if answer in ranking:
@@ -68,33 +68,31 @@ def sorted_ranks(scores, retrieval_set, languages) -> np.ndarray:
 
 
 def test_ranks_equal_a_sort_of_all_scores(task):
-    queries, passages, retrieval_set = task
+    queries, passages, dataset = task
     scores = queries.astype(float) @ passages.astype(float).T
     assert len(np.unique(scores)) < 40  # else ties would go untested
 
-    above = passages_above(queries, passages, retrieval_set)
+    above = count_ranked_above(queries, passages, dataset)
 
     assert above.shape == (QUERIES, 3, 4)
-    np.testing.assert_array_equal(
-        ranks_in_pool(above), sorted_ranks(scores, retrieval_set, (0, 1, 2))
-    )
-    within = sum(sorted_ranks(scores, retrieval_set, (language,)) for language in range(3))
-    np.testing.assert_array_equal(ranks_within_language(above, retrieval_set), within)
-    assert (above[retrieval_set.relevant < 0] == -1).all()
-    assert (above[retrieval_set.relevant >= 0][:, 3] == 0).all()
+    np.testing.assert_array_equal(ranks_in_pool(above), sorted_ranks(scores, dataset, (0, 1, 2)))
+    within = sum(sorted_ranks(scores, dataset, (language,)) for language in range(3))
+    np.testing.assert_array_equal(ranks_within_language(above, dataset), within)
+    assert (above[dataset.relevant < 0] == -1).all()
+    assert (above[dataset.relevant >= 0][:, 3] == 0).all()
 
 
 def test_scores_computed_elsewhere_count_alike(task):
-    queries, passages, retrieval_set = task
+    queries, passages, dataset = task
     blocks = []
 
     def score(block):
         blocks.append(block)
         return queries[block] @ passages.T
 
-    above = passages_above_by_scores(score, retrieval_set)
+    above = passages_above_by_scores(score, dataset)
 
-    np.testing.assert_array_equal(above, passages_above(queries, passages, retrieval_set))
+    np.testing.assert_array_equal(above, count_ranked_above(queries, passages, dataset))
     assert np.concatenate([np.arange(QUERIES)[block] for block in blocks]).tolist() == list(
         range(QUERIES)
     )
@@ -105,49 +103,49 @@ def test_number_of_devices_changes_nothing(axis_type):
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
     rng = np.random.default_rng(1)
-    retrieval_set = make_set(rng)
+    dataset = make_set(rng)
     queries = rng.standard_normal((QUERIES, 96), np.float32)
-    passages = rng.standard_normal((len(retrieval_set.passages), 96), np.float32)
-    results = [passages_above(queries, passages, retrieval_set)]
+    passages = rng.standard_normal((len(dataset.passages), 96), np.float32)
+    results = [count_ranked_above(queries, passages, dataset)]
     for devices in (1, 8):
         types = (getattr(jax.sharding.AxisType, axis_type),)
         mesh = jax.make_mesh((devices,), ("data",), types, devices=jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            results.append(passages_above(queries, passages, retrieval_set))
+            results.append(count_ranked_above(queries, passages, dataset))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_order_of_passages_and_choice_of_queries_change_nothing(task):
-    queries, passages, retrieval_set = task
-    above = passages_above(queries, passages, retrieval_set)
+    queries, passages, dataset = task
+    above = count_ranked_above(queries, passages, dataset)
 
     order = np.random.default_rng(2).permutation(len(passages))
     place = np.argsort(order)
     shuffled = dataclasses.replace(
-        retrieval_set,
-        passages=[retrieval_set.passages[row] for row in order],
-        passage_ids=[retrieval_set.passage_ids[row] for row in order],
-        passage_language=retrieval_set.passage_language[order],
-        relevant=np.where(retrieval_set.relevant < 0, -1, place[retrieval_set.relevant]),
+        dataset,
+        passages=[dataset.passages[row] for row in order],
+        passage_ids=[dataset.passage_ids[row] for row in order],
+        passage_language=dataset.passage_language[order],
+        relevant=np.where(dataset.relevant < 0, -1, place[dataset.relevant]),
     )
-    np.testing.assert_array_equal(passages_above(queries, passages[order], shuffled), above)
+    np.testing.assert_array_equal(count_ranked_above(queries, passages[order], shuffled), above)
 
     rows = np.array([150, 3, 7])
     np.testing.assert_array_equal(
-        passages_above(queries[rows], passages, select_queries(retrieval_set, rows)), above[rows]
+        count_ranked_above(queries[rows], passages, select_queries(dataset, rows)), above[rows]
     )
 
 
 def test_unusable_embeddings_are_named(task):
-    queries, passages, retrieval_set = task
+    queries, passages, dataset = task
     with pytest.raises(UserError, match=f"{QUERIES} rows are needed"):
-        passages_above(queries[1:], passages, retrieval_set)
+        count_ranked_above(queries[1:], passages, dataset)
     with pytest.raises(UserError, match="width 3, those of the passages 4"):
-        passages_above(queries[:, :3], passages, retrieval_set)
+        count_ranked_above(queries[:, :3], passages, dataset)
     passages[5, 1] = np.nan
-    with pytest.raises(UserError, match=f"passage '{retrieval_set.passage_ids[5]}' is not finite"):
-        passages_above(queries, passages, retrieval_set)
+    with pytest.raises(UserError, match=f"passage '{dataset.passage_ids[5]}' is not finite"):
+        count_ranked_above(queries, passages, dataset)
 
 
 @pytest.mark.parametrize(

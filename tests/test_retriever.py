@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxir import Index, Retriever, bench
+from jaxir import Index, Retriever
+from jaxir.bench import __main__ as bench
 from jaxir.errors import UserError
 from jaxir.models import dual_encoder
 from jaxir.retrieval.encoding import _batches

@@ -22,12 +22,13 @@ import pytest
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
-from jaxir import Retriever, serve
+from jaxir import Retriever
 from jaxir.errors import UserError
-from jaxir.serving import connections
-from jaxir.serving.batching import Batcher, Overloaded
-from jaxir.serving.engine import Encode, Engine, Search
-from jaxir.serving.reading import Limits
+from jaxir.serve import __main__ as serve
+from jaxir.serve import connections
+from jaxir.serve.batching import Batcher, Overloaded
+from jaxir.serve.engine import Encode, Engine, Search
+from jaxir.serve.requests import Limits
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
 LANGUAGES = ("ar", "de", "")

@@ -17,9 +17,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from jaxir import Retriever, serve
-from jaxir.serving.engine import Engine
-from jaxir.serving.reading import Limits
+from jaxir import Retriever
+from jaxir.serve import __main__ as serve
+from jaxir.serve.engine import Engine
+from jaxir.serve.requests import Limits
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MODEL = Path(__file__).parent / "fixtures" / "labse"

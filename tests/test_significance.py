@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxir.retrieval.evaluation import QueryValues
-from jaxir.retrieval.significance import compare, confidence_intervals
+from jaxir.evaluation.settings import PerQueryMetrics
+from jaxir.evaluation.significance import compare, confidence_intervals
 
 QUERIES = 60
 
@@ -13,7 +13,7 @@ QUERIES = 60
 def make_values(values, languages=1, question=None, settings=("multilingual",)):
     """The values as a measure in the pool; queries take turns in the languages."""
     count = len(values)
-    return QueryValues(
+    return PerQueryMetrics(
         languages=tuple("abc"[:languages]),
         settings=settings,
         query_language=np.arange(count) % languages,

@@ -16,10 +16,10 @@ from jaxir.config import (
     ScaleConfig,
 )
 from jaxir.errors import UserError
-from jaxir.training import sharding
+from jaxir.runtime import mesh as mesh_module
+from jaxir.runtime.mesh import make_mesh, process_rows, replicate, to_devices
 from jaxir.training.contrastive import batch_loss
 from jaxir.training.optimizer import decayed, learning_rate
-from jaxir.training.sharding import make_mesh, process_rows, replicate, to_devices
 from jaxir.training.step import compile_step, init_state, make_state, matmul_flops
 
 BATCH = 16
@@ -98,10 +98,10 @@ def _assert_same(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[1], other[1])
 
 
-@pytest.mark.parametrize(("devices", "texts_at_once"), [(1, 4), (8, 1)])
-def test_gradient_caching_changes_nothing(devices, texts_at_once):
+@pytest.mark.parametrize(("devices", "grad_cache_chunk"), [(1, 4), (8, 1)])
+def test_gradient_caching_changes_nothing(devices, grad_cache_chunk):
     plain = _gradient(_config(dropout=0.2), 0.2, devices)
-    config = _config(dropout=0.2, scale=ScaleConfig(texts_at_once=texts_at_once))
+    config = _config(dropout=0.2, scale=ScaleConfig(grad_cache_chunk=grad_cache_chunk))
     _assert_same(_gradient(config, 0.2, devices), plain)
 
 
@@ -115,9 +115,11 @@ def test_remat_changes_nothing(remat):
 
 def test_fsdp_changes_nothing_but_where_things_stand(monkeypatch):
     replicas = 2
-    monkeypatch.setattr(sharding, "SPLIT_FROM", 1)
+    monkeypatch.setattr(mesh_module, "SPLIT_FROM", 1)
     plain = _gradient(_config(dropout=0.2), 0.2)
-    config = _config(dropout=0.2, scale=ScaleConfig(fsdp=True, replicas=replicas, texts_at_once=1))
+    config = _config(
+        dropout=0.2, scale=ScaleConfig(fsdp=True, replicas=replicas, grad_cache_chunk=1)
+    )
     loss, gradient, state = _gradient(config, 0.2, replicas=replicas)
     _assert_same((loss, gradient), plain)
     kernels = state["params"]["model"]["encoder"]["layers"]["intermediate"]["kernel"]
@@ -131,10 +133,10 @@ def test_fsdp_changes_nothing_but_where_things_stand(monkeypatch):
 
 
 def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
-    monkeypatch.setattr(sharding, "SPLIT_FROM", 1)
+    monkeypatch.setattr(mesh_module, "SPLIT_FROM", 1)
 
     def losses(config):
-        mesh = jax.make_mesh((config.scale.replicas, 8 // config.scale.replicas), sharding.AXES)
+        mesh = jax.make_mesh((config.scale.replicas, 8 // config.scale.replicas), mesh_module.AXES)
         with jax.set_mesh(mesh):
             state, batch = make_state(config, None, mesh), to_devices(_batch(), mesh)
             step, _ = compile_step(config, state, batch)
@@ -144,7 +146,7 @@ def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
                 found.append(float(metrics["loss"]))
         return found
 
-    config = _config(dropout=0.1, scale=ScaleConfig(texts_at_once=1, fsdp=True, replicas=2))
+    config = _config(dropout=0.1, scale=ScaleConfig(grad_cache_chunk=1, fsdp=True, replicas=2))
     config.model.remat = "layers"
     plain = losses(_config(dropout=0.1))
     np.testing.assert_allclose(losses(config), plain, atol=1e-4)
@@ -156,7 +158,7 @@ def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
 def test_impossible_scales_are_refused():
     for scale, message in (
         (ScaleConfig(replicas=3), "replicas = 3: must divide the 8 devices"),
-        (ScaleConfig(texts_at_once=4), "texts_at_once = 4: must divide the 2 pairs"),
+        (ScaleConfig(grad_cache_chunk=4), "grad_cache_chunk = 4: must divide the 2 pairs"),
     ):
         config = _config(scale=scale)
         config.evaluation.batch_tokens = 256

@@ -7,11 +7,11 @@ from etils import epath
 from pretend_sweep import grid_config, quadratic, write_sweep
 
 from jaxir.config import SweepConfig
-from jaxir.retrieval.comparison import BIAS, QUALITY
-from jaxir.study.figures import read_study
-from jaxir.study.points import points
-from jaxir.study.surface import fit, highest, simplex, terms
-from jaxir.study.tradeoff import means, pareto_front, trade_off
+from jaxir.evaluation.comparison import BIAS, QUALITY
+from jaxir.sweep.points import points
+from jaxir.sweep.results import read_study
+from jaxir.sweep.surface import fit, highest, simplex, terms
+from jaxir.sweep.tradeoff import means, pareto_front, trade_off
 
 GRID = np.array([point.shares for point in points(SweepConfig(step=0.25))])
 

@@ -18,15 +18,15 @@ from etils import epath
 from pretend_sweep import grid_config, quadratic, write_run, write_sweep
 from tiny import tiny_config, write_config
 
-from jaxir.claims import Claims
 from jaxir.config import Config, SweepConfig
 from jaxir.errors import RunError, UserError
-from jaxir.study import running
-from jaxir.study.figures import read_study
-from jaxir.study.points import runs
-from jaxir.study.reporting import report
-from jaxir.study.running import DONE, WAIT, Board, sweep
-from jaxir.sweep import main
+from jaxir.runtime.claims import Claims
+from jaxir.sweep import workers
+from jaxir.sweep.__main__ import main
+from jaxir.sweep.points import runs
+from jaxir.sweep.report import report
+from jaxir.sweep.results import read_study
+from jaxir.sweep.workers import DONE, WAIT, Board, sweep
 from jaxir.training import loop
 from jaxir.training.workdir import claim
 
@@ -39,7 +39,7 @@ ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 def _config(folder, named=NAMED, seeds=1):
     config = tiny_config(folder, steps=4)
     config.evaluation.every = 0
-    config.watch.tensorboard = config.watch.export = False
+    config.logging.tensorboard = config.logging.export = False
     config.sweep = SweepConfig(named=named, seeds=seeds)
     return config
 
@@ -75,7 +75,7 @@ def test_every_point_has_its_runs_once_and_one_program_serves_them(tmp_path, mon
     assert not summary["missing"]
 
     capsys.readouterr()
-    monkeypatch.setattr(running, "_work", None)  # would fail if it were called
+    monkeypatch.setattr(workers, "_work", None)  # would fail if it were called
     sweep(config, epath.Path(workdir))
     shown = capsys.readouterr().out
     assert "uniform" in shown
@@ -100,7 +100,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
         write_run(tmp_path / "sweep", wanted[name], *quadratic(wanted[name]))
         return {}, programs
 
-    monkeypatch.setattr(running, "train_and_measure", pretend)
+    monkeypatch.setattr(workers, "train_and_measure", pretend)
     workdir = epath.Path(tmp_path / "sweep")
     message = r"1 of 6 runs have no results \(X-Y-seed0 failed: step 3: the loss is nan\)"
     with pytest.raises(RunError, match=message) as error:
@@ -339,7 +339,7 @@ def _like(whole, workdir):
 
 def _command(module, config, workdir, *flags):
     command = [sys.executable, "-m", module, "--config", str(config), "--workdir", str(workdir)]
-    switches = ("evaluation.every=0", "watch.tensorboard=False", "watch.export=False")
+    switches = ("evaluation.every=0", "logging.tensorboard=False", "logging.export=False")
     return [*command, *(f"--config.{flag}" for flag in (*switches, *flags))]
 
 

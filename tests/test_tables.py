@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxir.retrieval.plots import draw_heat_maps
-from jaxir.retrieval.tables import figures, print_comparison, print_settings
+from jaxir.evaluation.plots import draw_heat_maps
+from jaxir.evaluation.tables import figures, print_comparison, print_settings
 
 
 def _report(monolingual, cross_lingual=0.5, multilingual=0.4, distance=100.0):

@@ -21,14 +21,14 @@ from etils import epath
 from safetensors.numpy import load_file
 from tiny import tiny_config, write_config
 
-from jaxir.config import Shares, WatchConfig
+from jaxir.config import LoggingConfig, Shares
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
+from jaxir.runtime.mesh import make_mesh
 from jaxir.training.inputs import prepare
 from jaxir.training.report import Report
 from jaxir.training.retriever import RETRIEVER, evaluate_task
 from jaxir.training.run import run
-from jaxir.training.sharding import make_mesh
 
 
 def _weights(workdir):
@@ -75,7 +75,7 @@ def test_a_packed_run_learns_what_a_padded_one_learns(finished, tmp_path):
     """The same batches and dropout, with other sums of rounding errors."""
     padded, workdir = finished
     config = copy.deepcopy(padded)
-    config.model.row_tokens = 48
+    config.model.packed_length = 48
     config.evaluation.every = 0
     shutil.copytree(workdir / "tokenizer", tmp_path / "run" / "tokenizer")
     run(config, tmp_path / "run")
@@ -170,7 +170,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
 def test_a_run_that_starts_again_drops_all_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 6, "loss": 1.0}\n')
-    Report(epath.Path(tmp_path), WatchConfig(tensorboard=False), {}, 0).close()
+    Report(epath.Path(tmp_path), LoggingConfig(tensorboard=False), {}, 0).close()
     assert path.read_text() == ""
 
 
@@ -226,7 +226,7 @@ def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tmp_path
     workdirs = {name: tmp_path / name for name in ("full", "whole")}
     command = [sys.executable, "-m", "jaxir.train", "--config", str(config), "--workdir"]
     process = subprocess.Popen(
-        [*command, str(workdirs["full"]), "--config.watch.tensorboard=False"],
+        [*command, str(workdirs["full"]), "--config.logging.tensorboard=False"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -308,7 +308,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2(arguments, messa
 def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
     import types
 
-    from jaxir.config import WatchConfig
+    from jaxir.config import LoggingConfig
     from jaxir.training.report import Report
 
     logged, ended = [], []
@@ -319,7 +319,7 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
         )
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    report = Report(tmp_path, WatchConfig(tensorboard=False, wandb_project="p"), {}, 0)
+    report = Report(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
     report.write(3, {"loss": 1.5})
     report.close()
     assert logged == [(3, {"loss": 1.5})]
@@ -327,12 +327,12 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
 
 
 def test_weights_and_biases_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    from jaxir.config import WatchConfig
+    from jaxir.config import LoggingConfig
     from jaxir.training.report import Report
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r'not installed; run: pip install "jaxir\[wandb\]"'):
-        Report(tmp_path, WatchConfig(tensorboard=False, wandb_project="p"), {}, 0)
+        Report(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
 
 
 def test_tensorboard_reads_what_was_written(finished):

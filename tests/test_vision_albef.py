@@ -10,13 +10,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxir.config import EncoderConfig
+from jaxir.config import AlbefConfig, AlbefLossConfig, AlbefModelConfig, EncoderConfig, VitConfig
 from jaxir.errors import UserError
 from jaxir.models.dropout import fold
-from jaxir.training import sharding
-from jaxir.training.sharding import replicate, to_devices
-from jaxir.vision import albef_step, pairs
-from jaxir.vision.albef import (
+from jaxir.runtime import mesh as mesh_module
+from jaxir.runtime.mesh import replicate, to_devices
+from jaxir.vision.models.albef import (
     image_features,
     image_states,
     init_params,
@@ -24,9 +23,9 @@ from jaxir.vision.albef import (
     module,
     text_features,
 )
-from jaxir.vision.albef_step import alpha_at, losses
-from jaxir.vision.config import AlbefConfig, AlbefLossConfig
-from jaxir.vision.losses import (
+from jaxir.vision.training import albef_loss, pair_losses
+from jaxir.vision.training.albef_loss import alpha_at, losses
+from jaxir.vision.training.losses import (
     Candidates,
     Side,
     contrast,
@@ -34,9 +33,8 @@ from jaxir.vision.losses import (
     match_loss,
     token_losses,
 )
-from jaxir.vision.masking import mask_tokens
-from jaxir.vision.momentum import enqueued, init_carried, moved
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig
+from jaxir.vision.training.masking import mask_tokens
+from jaxir.vision.training.momentum import init_aux, push, update_ema
 
 B, E, G, L, S = 16, 6, 24, 9, 8
 GROUP = (np.arange(B) // 2).astype(np.int32)
@@ -213,32 +211,32 @@ def test_queues_are_first_in_first_out_on_any_devices(mesh):
     rng = np.random.default_rng(6)
     loss = AlbefLossConfig(queue=G)
     config = AlbefModelConfig(projection=E)
-    carried = init_carried(config, loss, {"bias": np.zeros(2)})
-    carried["queues"] = jax.device_put(carried["queues"], NamedSharding(mesh, P("data")))
-    run = jax.jit(lambda carried, batch: enqueued(carried, *batch))
-    expected = {name: np.asarray(queue) for name, queue in carried["queues"].items()}
+    aux_state = init_aux(config, loss, {"bias": np.zeros(2)})
+    aux_state["queues"] = jax.device_put(aux_state["queues"], NamedSharding(mesh, P("data")))
+    run = jax.jit(lambda aux_state, batch: push(aux_state, *batch))
+    expected = {name: np.asarray(queue) for name, queue in aux_state["queues"].items()}
     place = 0
     for _ in range(4):
         batch = (rng.normal(size=(B, E)), rng.normal(size=(B, E)), rng.integers(0, 99, B))
         batch = tuple(x.astype(d) for x, d in zip(batch, (np.float32, np.float32, np.int32)))
-        carried = run(carried, jax.device_put(batch, NamedSharding(mesh, P("data"))))
+        aux_state = run(aux_state, jax.device_put(batch, NamedSharding(mesh, P("data"))))
         for row in range(B):
             for name, values in zip(("image", "text", "group"), batch):
                 expected[name] = expected[name].copy()
                 expected[name][place] = values[row]
             place = (place + 1) % G
         for name, queue in expected.items():
-            np.testing.assert_array_equal(carried["queues"][name], queue)
-            assert jax.typeof(carried["queues"][name]).sharding.spec[0] == "data"
-        assert carried["place"] == place
+            np.testing.assert_array_equal(aux_state["queues"][name], queue)
+            assert jax.typeof(aux_state["queues"][name]).sharding.spec[0] == "data"
+        assert aux_state["place"] == place
 
 
 def test_a_queue_shorter_than_the_batch_or_not_split_evenly_is_an_error():
     loss = AlbefLossConfig(queue=B - 1)
-    carried = init_carried(AlbefModelConfig(projection=E), loss, {})
+    aux_state = init_aux(AlbefModelConfig(projection=E), loss, {})
     rows = jnp.zeros((B, E))
     with pytest.raises(UserError, match=r"config.loss.queue = 15: must be a multiple of the 1 dev"):
-        jax.eval_shape(enqueued, carried, rows, rows, jnp.asarray(GROUP))
+        jax.eval_shape(enqueued, aux_state, rows, rows, jnp.asarray(GROUP))
 
 
 def test_captions_longer_than_the_positions_are_an_error():
@@ -252,10 +250,10 @@ def test_captions_longer_than_the_positions_are_an_error():
 def test_momentum_moves_by_its_coefficient_and_passes_no_gradient():
     loss = AlbefLossConfig(momentum_coefficient=0.9)
     old, new = {"kernel": np.float32([1.0, 3.0])}, {"kernel": jnp.float32([2.0, -5.0])}
-    np.testing.assert_allclose(moved(loss, old, new)["kernel"], [1.1, 2.2], rtol=1e-6)
-    slope = jax.grad(lambda new: moved(loss, old, new)["kernel"].sum())(new)
+    np.testing.assert_allclose(update_ema(loss, old, new)["kernel"], [1.1, 2.2], rtol=1e-6)
+    slope = jax.grad(lambda new: update_ema(loss, old, new)["kernel"].sum())(new)
     assert not slope["kernel"].any()
-    assert init_carried(AlbefModelConfig(), AlbefLossConfig(momentum=False), new) == {}
+    assert init_aux(AlbefModelConfig(), AlbefLossConfig(momentum=False), new) == {}
 
 
 def test_alpha_grows_to_its_share():
@@ -308,16 +306,16 @@ OFF = [
 def test_each_loss_can_be_off(off, metrics):
     config, loss = _model(), AlbefLossConfig(queue=G, **off)
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    carried = jax.eval_shape(lambda params: init_carried(config, loss, params), params)
+    aux_state = jax.eval_shape(lambda params: init_aux(config, loss, params), params)
 
-    def step(params, carried, batch):
-        return losses(config, loss, params, carried, batch, 0.4, jnp.uint32(0))
+    def step(params, aux_state, batch):
+        return losses(config, loss, params, aux_state, batch, 0.4, jnp.uint32(0))
 
-    total, found, after = jax.eval_shape(step, params, carried, _batch(other=False))
+    total, found, after = jax.eval_shape(step, params, aux_state, _batch(other=False))
     assert total.shape == ()
     assert set(found) == metrics | {"loss", "temperature"}
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), carried
+        lambda x: (x.shape, x.dtype), aux_state
     )
 
 
@@ -356,39 +354,39 @@ def test_one_device_and_eight_have_one_loss_gradient_and_queue(monkeypatch):
     config, loss = _model(dropout=0.2), AlbefLossConfig(queue=G, mask_share=0.3)
     params = _larger(init_params(config, jax.random.key(0)))
 
-    def step(params, carried, batch, seed):
+    def step(params, aux_state, batch, seed):
         def total(params):
-            loss_, metrics, after = losses(config, loss, params, carried, batch, 0.4, seed)
+            loss_, metrics, after = losses(config, loss, params, aux_state, batch, 0.4, seed)
             return loss_, (metrics, after)
 
         slope, (metrics, after) = jax.grad(total, has_aux=True)(params)
         return slope, metrics, after
 
-    monkeypatch.setattr(sharding, "SPLIT_FROM", 32)
+    monkeypatch.setattr(mesh_module, "SPLIT_FROM", 32)
 
     def steps(devices):
         """On eight, the parameters are split as well."""
         mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            state = (params, init_carried(config, loss, params))
-            shardings = sharding.state_shardings(state, mesh, fsdp=devices > 1)
+            state = (params, init_aux(config, loss, params))
+            shardings = mesh_module.state_shardings(state, mesh, fsdp=devices > 1)
             by_row = NamedSharding(mesh, P("data"))
             shardings[1]["queues"] = jax.tree.map(lambda _: by_row, shardings[1]["queues"])
-            placed, carried = jax.device_put(state, shardings)
+            placed, aux_state = jax.device_put(state, shardings)
             parts = [leaf.is_fully_replicated for leaf in jax.tree.leaves(placed)]
             assert parts.count(False) > 10 or devices == 1
             run = jax.jit(step)
             for number in range(2):  # the second finds the first's queue, and goes round in it
                 batch = to_devices(_batch(seed=number), mesh)
-                slope, metrics, carried = run(placed, carried, batch, jnp.uint32(number))
+                slope, metrics, aux_state = run(placed, aux_state, batch, jnp.uint32(number))
                 placed = jax.tree.map(lambda x, d: x - 1e-2 * d, placed, slope)
-            return jax.device_get((slope, metrics, carried))
+            return jax.device_get((slope, metrics, aux_state))
 
     one, eight = steps(1), steps(8)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), one, eight)
-    slope, metrics, carried = one
-    assert carried["place"] == 2 * B % G
-    assert (carried["queues"]["group"] >= 0).all()
+    slope, metrics, aux_state = one
+    assert aux_state["place"] == 2 * B % G
+    assert (aux_state["queues"]["group"] >= 0).all()
     for path, leaf in jax.tree_util.tree_leaves_with_path(slope):
         keyless = "bias" in str(path[-1]) and any(f"{k}key" in str(path) for k in ("'", "cross_"))
         assert keyless or np.abs(leaf).max() > 1e-7, path
@@ -400,12 +398,12 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
     """Matching and masked tokens, put together from the functions that inference uses."""
     config, loss = _model(), AlbefLossConfig(queue=G, mask_share=0.3, momentum_coefficient=0.7)
     params, other = (_larger(init_params(config, jax.random.key(k))) for k in range(2))
-    carried = init_carried(config, loss, other)
+    aux_state = init_aux(config, loss, other)
     batch, seed = _batch(other=False), jnp.uint32(3)
 
-    def run(params, carried, batch):
-        total, metrics, after = losses(config, loss, params, carried, batch, ALPHA, seed)
-        teacher = moved(loss, carried["momentum"], params)
+    def run(params, aux_state, batch):
+        total, metrics, after = losses(config, loss, params, aux_state, batch, ALPHA, seed)
+        teacher = update_ema(loss, aux_state["momentum"], params)
         ids, lengths = batch["caption_ids"], batch["caption_lengths"]
         features = [
             (image_features(config, p, batch["pixels"]), text_features(config, p, ids, lengths))
@@ -415,8 +413,8 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         draws = [
             hard_negatives(anchors, candidates, batch["image_group"], 0.07, fold(seed, kind))
             for anchors, candidates, kind in (
-                (features[0][1], features[1][0], pairs.NEGATIVE_IMAGE),
-                (features[0][0], features[1][1], pairs.NEGATIVE_TEXT),
+                (features[0][1], features[1][0], pair_losses.NEGATIVE_IMAGE),
+                (features[0][0], features[1][1], pair_losses.NEGATIVE_TEXT),
             )
         ]
         image, text = (picked for picked, _ in draws)
@@ -425,7 +423,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
             match_scores(config, params, images[image], ids, lengths),
             match_scores(config, params, images, ids[text], lengths[text]),
         ]
-        seeds = fold(fold(seed, albef_step.MASKS), jnp.arange(B, dtype=jnp.uint32))
+        seeds = fold(fold(seed, albef_loss.MASKS), jnp.arange(B, dtype=jnp.uint32))
         masked = mask_tokens(ids, lengths, seeds, 0.3, config.mask_id, SPECIAL, 40)
         tokens = []
         for p in (params, teacher):
@@ -436,7 +434,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         return total, metrics, after, features, odds, masked, tokens
 
     total, metrics, after, features, odds, masked, tokens = jax.device_get(
-        jax.jit(run)(params, carried, batch)
+        jax.jit(run)(params, aux_state, batch)
     )
     odds = np.float64(odds)
     itm = np.mean([np.log1p(np.exp(-odds[0])), *np.log1p(np.exp(odds[1:]))])

@@ -8,9 +8,9 @@ torch = pytest.importorskip("torch", reason="needs the extra `parity`: PyTorch")
 
 import transformers  # noqa: E402
 
-from jaxir.vision.albef import module  # noqa: E402
-from jaxir.vision.albef_folder import params_from_folders  # noqa: E402
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig  # noqa: E402
+from jaxir.config import AlbefModelConfig, VitConfig  # noqa: E402
+from jaxir.vision.models.albef import module  # noqa: E402
+from jaxir.vision.models.pretrained import params_from_folders  # noqa: E402
 
 VOCABULARY, WIDTH, TEXT_LAYERS, LAYERS, SIDE = 60, 24, 1, 3, 16
 TEXTS = {

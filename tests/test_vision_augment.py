@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.ndimage import affine_transform
 
-from jaxir.vision.augment import (
+from jaxir.config import AugmentConfig
+from jaxir.vision.data.augment import (
     ANGLE,
     BRIGHTNESS,
     CONTRAST,
@@ -21,7 +22,6 @@ from jaxir.vision.augment import (
     rand_augment,
     reduced,
 )
-from jaxir.vision.config import AugmentConfig
 
 FILL = (10, 20, 30)
 

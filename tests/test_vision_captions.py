@@ -11,20 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxir.config import HybridConfig, Shares
+from jaxir.config import (
+    AugmentConfig,
+    CaptionsConfig,
+    HybridConfig,
+    ImageSource,
+    Shares,
+    validate_captions,
+)
 from jaxir.data.collection import cell
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import batches, tokens_of
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
-from jaxir.vision import sources
-from jaxir.vision.captioned import Checks, DecodedImages
-from jaxir.vision.captions import read_captions, split_captions
-from jaxir.vision.config import AugmentConfig, CaptionsConfig, ImageSource, validate_captions
-from jaxir.vision.images import MAX_BYTES
-from jaxir.vision.loader import FIELDS, CaptionLoader, pixels_of
-from jaxir.vision.sources import READERS
+from jaxir.vision.data import sources
+from jaxir.vision.data.captioned import Checks, DecodedImages
+from jaxir.vision.data.captions import read_captions, split_captions
+from jaxir.vision.data.images import MAX_BYTES
+from jaxir.vision.data.pipeline import FIELDS, CaptionLoader, pixels_of
+from jaxir.vision.data.sources import READERS
 
 LANGUAGES = ("de", "en", "fr")
 SIDE = 16

@@ -12,18 +12,17 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from jaxir.config import DualEncoderConfig, EncoderConfig
+from jaxir.config import CLIP_SHAPES, DualEncoderConfig, EncoderConfig, VitConfig
 from jaxir.errors import UserError
 from jaxir.models import dual_encoder
 from jaxir.models.encoder import with_params
 from jaxir.models.hf import read_tokenizer, write_model
-from jaxir.training.sharding import state_shardings
-from jaxir.vision.clip import abstract_params
-from jaxir.vision.clip_model import ClipModel, read_clip, read_clip_tokenizer
-from jaxir.vision.pixels import Preprocessing, read_preprocessing
-from jaxir.vision.shapes import CLIP_SHAPES, VitConfig
-from jaxir.vision.vit import VisionTransformer, patches_of, resized_positions
-from jaxir.vision.weights import read_clip_config, read_clip_params, read_vit
+from jaxir.runtime.mesh import state_shardings
+from jaxir.vision.models.clip import abstract_params
+from jaxir.vision.models.clip_model import ClipModel, read_clip, read_clip_tokenizer
+from jaxir.vision.models.clip_preprocessing import Preprocessing, read_preprocessing
+from jaxir.vision.models.vit import VisionTransformer, patches_of, resized_positions
+from jaxir.vision.models.weights import read_clip_config, read_clip_params, read_vit
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -13,11 +13,11 @@ from PIL import Image  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 
 from jaxir.models.encoder import with_params  # noqa: E402
-from jaxir.vision.clip import embed_images, embed_texts  # noqa: E402
-from jaxir.vision.clip_model import read_clip  # noqa: E402
-from jaxir.vision.pixels import prepare, read_preprocessing  # noqa: E402
-from jaxir.vision.vit import VisionTransformer, resized_positions  # noqa: E402
-from jaxir.vision.weights import read_clip_config, read_clip_params, read_vit  # noqa: E402
+from jaxir.vision.models.clip import embed_images, embed_texts  # noqa: E402
+from jaxir.vision.models.clip_model import read_clip  # noqa: E402
+from jaxir.vision.models.clip_preprocessing import prepare, read_preprocessing  # noqa: E402
+from jaxir.vision.models.vit import VisionTransformer, resized_positions  # noqa: E402
+from jaxir.vision.models.weights import read_clip_config, read_clip_params, read_vit  # noqa: E402
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])

@@ -9,12 +9,17 @@ import pytest
 from PIL import Image
 
 from jaxir.errors import UserError
-from jaxir.vision.candidates import ImageFolder, Mistakes, read_captions, read_references
-from jaxir.vision.clip_model import read_clip
-from jaxir.vision.clipscore import main
-from jaxir.vision.pixels import prepare
-from jaxir.vision.ratings import rated_pairs, read_ratings
-from jaxir.vision.scores import clip_scores, kendall_tau, ref_clip_scores, reference_scores
+from jaxir.vision.clipscore.__main__ import main
+from jaxir.vision.clipscore.candidates import ImageFolder, Mistakes, read_captions, read_references
+from jaxir.vision.clipscore.ratings import rated_pairs, read_ratings
+from jaxir.vision.clipscore.scores import (
+    clip_scores,
+    kendall_tau,
+    ref_clip_scores,
+    reference_scores,
+)
+from jaxir.vision.models.clip_model import read_clip
+from jaxir.vision.models.clip_preprocessing import prepare
 
 CLIP = Path(__file__).parent / "fixtures/clip"
 COLORS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "sub/blue.png": (0, 0, 255)}
@@ -88,7 +93,9 @@ class Colors:
 
 @pytest.fixture
 def colors(monkeypatch):
-    monkeypatch.setattr("jaxir.vision.scorer.load_scorer", lambda name, text_model="": Colors())
+    monkeypatch.setattr(
+        "jaxir.vision.clipscore.scorer.load_scorer", lambda name, text_model="": Colors()
+    )
 
 
 @pytest.fixture

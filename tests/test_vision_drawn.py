@@ -7,10 +7,10 @@ import pytest
 import scipy.ndimage
 from PIL import Image, ImageDraw
 
+from jaxir.config import DrawnConfig, ImageSource
 from jaxir.errors import UserError
-from jaxir.vision.captioned import Checks
-from jaxir.vision.config import DrawnConfig, ImageSource
-from jaxir.vision.drawn import (
+from jaxir.vision.data.captioned import Checks
+from jaxir.vision.data.drawn import (
     LANGUAGES,
     OUTLINES,
     PLACES,
@@ -22,7 +22,7 @@ from jaxir.vision.drawn import (
     held_out_combinations,
     read_drawn,
 )
-from jaxir.vision.drawn_words import COLOURS, NOUNS, NUMBERS, POSITIONS, SENTENCES
+from jaxir.vision.data.drawn_wordings import COLOURS, NOUNS, NUMBERS, POSITIONS, SENTENCES
 
 SMALL = DrawnConfig(drawings=2, size=32)
 

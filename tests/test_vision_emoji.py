@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxir.config import CaptionsConfig, EmojiConfig, ImageSource
 from jaxir.errors import UserError
-from jaxir.vision.captioned import Checks
-from jaxir.vision.captions import read_captions, split_captions
-from jaxir.vision.config import CaptionsConfig, EmojiConfig, ImageSource
-from jaxir.vision.emoji import CAPTIONS, LANGUAGES, PARTS, read_emoji
-from jaxir.vision.emoji_families import base_of, held_out, open_folder
-from jaxir.vision.pixel_baseline import (
+from jaxir.vision.data.captioned import Checks
+from jaxir.vision.data.captions import read_captions, split_captions
+from jaxir.vision.data.emoji import CAPTIONS, LANGUAGES, PARTS, read_emoji
+from jaxir.vision.data.emoji_families import base_of, held_out, open_folder
+from jaxir.vision.evaluation.pixel_baseline import (
     measure_pixels,
     pixel_baseline,
     pixel_features,
     pixel_scores,
 )
-from jaxir.vision.retrieval_pool import Pool, pool_of
+from jaxir.vision.evaluation.pool import Pool, pool_of
 
 EMOJI = Path(__file__).parents[1].parent / "shared/data/emoji-cldr"
 STYLES = ("flat", "line", "round")

@@ -18,27 +18,29 @@ import pytest
 from etils import epath
 from tiny_albef import LANGUAGES, SIZE, drawings, tiny_albef
 
-from jaxir import evaluate, plan, train
+from jaxir import evaluate, train
 from jaxir import export as export_command
-from jaxir.config import ScaleConfig, Shares, SweepConfig
+from jaxir.config import ImageSource, ScaleConfig, Shares, SweepConfig
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import RunError, UserError
-from jaxir.study.figures import read_study, without_languages
-from jaxir.study.reporting import report
-from jaxir.study.running import sweep
-from jaxir.training import loop, sharding
+from jaxir.plan import __main__ as plan
+from jaxir.runtime import mesh as mesh_module
+from jaxir.runtime.mesh import replicate, to_devices
+from jaxir.sweep.report import report
+from jaxir.sweep.results import read_study, without_languages
+from jaxir.sweep.workers import sweep
+from jaxir.training import loop
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.meter import Meter
 from jaxir.training.run import run
-from jaxir.training.sharding import replicate, to_devices
 from jaxir.training.step import compile_step, init_state, make_state
-from jaxir.vision import clipscore, tasks
-from jaxir.vision.captions import read_captions
-from jaxir.vision.compared import BIAS, IN_LANGUAGE, QUALITY, TO_IMAGE
-from jaxir.vision.config import ImageSource
-from jaxir.vision.family import ALBEF
-from jaxir.vision.start import read_start
-from jaxir.vision.trained import AlignedScorer, read_aligned
+from jaxir.vision.clipscore import __main__ as clipscore
+from jaxir.vision.data.captions import read_captions
+from jaxir.vision.evaluation import image_task
+from jaxir.vision.evaluation.comparison import BIAS, IN_LANGUAGE, QUALITY, TO_IMAGE
+from jaxir.vision.models.initial_weights import load_initial_weights
+from jaxir.vision.models.trained import AlignedScorer, read_aligned
+from jaxir.vision.training.albef import ALBEF
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,8 +57,8 @@ def few_programs():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_programs", programs)
-        patch.setattr(tasks, "IMAGES_AT_ONCE", 8)
-        patch.setattr(tasks, "PAIRS_AT_ONCE", 8)
+        patch.setattr(image_task, "IMAGES_AT_ONCE", 8)
+        patch.setattr(image_task, "PAIRS_AT_ONCE", 8)
         yield
 
 
@@ -96,7 +98,7 @@ def _lines(workdir):
 
 def _state(config, workdir, step):
     """A checkpoint, on one device."""
-    model, start, _ = read_start(config, None, epath.Path(workdir))
+    model, start, _ = load_initial_weights(config, None, epath.Path(workdir))
     config = dataclasses.replace(config, model=model)
     abstract = jax.eval_shape(lambda: init_state(config, start, ALBEF.objective))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
@@ -165,12 +167,12 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, stopped, 
     run(config, tmp_path / "run")
     one, other = (_state(config, workdir, 8) for workdir in (whole, tmp_path / "run"))
     _assert_equal(one, other)
-    carried = one["carried"]
-    assert carried["place"] == 8 * 16 % 40
-    assert (carried["queues"]["group"] >= 0).all()
-    np.testing.assert_allclose(np.linalg.norm(carried["queues"]["image"], axis=1), 1, atol=1e-5)
+    aux_state = one["aux_state"]
+    assert aux_state["place"] == 8 * 16 % 40
+    assert (aux_state["queues"]["group"] >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(aux_state["queues"]["image"], axis=1), 1, atol=1e-5)
     moved = jax.tree.map(
-        lambda a, b: np.abs(a - b).max(), carried["momentum"], one["params"]["model"]
+        lambda a, b: np.abs(a - b).max(), aux_state["momentum"], one["params"]["model"]
     )
     assert max(jax.tree.leaves(moved)) > 1e-4
     untimed = [
@@ -253,7 +255,7 @@ def test_a_sweep_with_one_program_and_its_report(finished, tmp_path, monkeypatch
     config = copy.deepcopy(finished[0])
     config.sweep = SweepConfig(named=("X-X", "multilingual"), seeds=2)
     config.evaluation.every, config.evaluation.baselines = 0, False
-    config.evaluation.candidates, config.watch.export = 0, False
+    config.evaluation.candidates, config.logging.export = 0, False
     asked, programs = [], loop._programs
     monkeypatch.setattr(loop, "_programs", lambda *given: asked.append(given) or programs(*given))
     workdir = epath.Path(tmp_path / "sweep")
@@ -415,13 +417,13 @@ def test_losses_that_are_off_leave_the_others(off, metrics, tmp_path):
     config.hybrid.shares = Shares(monolingual=0, cross_lingual=1)
     for name in off:
         setattr(config.loss, name, False)
-    config.evaluation.sources, config.watch.export = (), False
+    config.evaluation.sources, config.logging.export = (), False
     run(config, tmp_path / "run")
     (line,) = (line for line in _lines(tmp_path / "run") if "loss" in line)
     every = {"itc", "itc_accuracy", "itm", "itm_accuracy", "mlm", "text_text"}
     assert every & set(line) == metrics
     assert all(np.isfinite(line[name]) for name in metrics)
-    assert ("carried" in _state(config, tmp_path / "run", 2)) == ("momentum" not in off)
+    assert ("aux_state" in _state(config, tmp_path / "run", 2)) == ("momentum" not in off)
 
 
 def _one_step(devices, fsdp):
@@ -445,7 +447,7 @@ def _one_step(devices, fsdp):
         "other_ids": rng.integers(4, 63, (rows, 12)).astype(np.int32),
         "other_lengths": rng.integers(3, 13, rows).astype(np.int32),
     }
-    mesh = jax.make_mesh((1, devices), sharding.AXES, devices=jax.devices()[:devices])
+    mesh = jax.make_mesh((1, devices), mesh_module.AXES, devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
         state = make_state(config, None, mesh, ALBEF.objective)
         split = [leaf for leaf in jax.tree.leaves(state["params"]) if not leaf.is_fully_replicated]
@@ -458,9 +460,9 @@ def _one_step(devices, fsdp):
 
 @pytest.mark.slow
 def test_a_step_on_one_device_equals_one_on_eight_with_split_parameters(monkeypatch):
-    monkeypatch.setattr(sharding, "SPLIT_FROM", 1)
+    monkeypatch.setattr(mesh_module, "SPLIT_FROM", 1)
     (one, seen), (eight, also) = _one_step(1, fsdp=False), _one_step(8, fsdp=True)
     for name in ("loss", "itc", "itm", "mlm", "text_text", "gradient_norm"):
         assert seen[name] == pytest.approx(also[name], abs=1e-5, rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
-    assert one["carried"]["place"] == 16
+    assert one["aux_state"]["place"] == 16

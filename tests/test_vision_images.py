@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxir.errors import UserError
-from jaxir.vision.images import MAX_PIXELS, open_image
+from jaxir.vision.data.images import MAX_PIXELS, open_image
 
 RAMP = np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4)
 

@@ -9,24 +9,31 @@ import pytest
 from matplotlib.colors import same_color
 from test_vision_retrieval import order_of
 
-from jaxir.config import EncoderConfig
-from jaxir.errors import UserError
-from jaxir.training.workdir import values_file
-from jaxir.vision import albef
-from jaxir.vision.captions import CaptionSet, read_captions
-from jaxir.vision.compared import CLIPSCORE, read_measured
-from jaxir.vision.config import (
+from jaxir.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
+    AlbefModelConfig,
     CaptionsConfig,
     DrawnConfig,
+    EncoderConfig,
     ImageSource,
+    VitConfig,
 )
-from jaxir.vision.family import ALBEF
-from jaxir.vision.inputs import AlbefInputs, prepare
-from jaxir.vision.judge import NOTHING, Judge, calibration, first_captions, totals_of_captions
-from jaxir.vision.pictures import (
+from jaxir.errors import UserError
+from jaxir.training.workdir import values_file
+from jaxir.vision.clipscore.judge import (
+    NOTHING,
+    Judge,
+    calibration,
+    first_captions,
+    totals_of_captions,
+)
+from jaxir.vision.data.captions import CaptionSet, read_captions
+from jaxir.vision.evaluation.comparison import CLIPSCORE, read_measured
+from jaxir.vision.evaluation.image_task import Encoded, image_task, make_programs
+from jaxir.vision.evaluation.pool import Pool
+from jaxir.vision.evaluation.retrieved import (
     CAPTIONS,
     IMAGES,
     RIGHT,
@@ -35,9 +42,9 @@ from jaxir.vision.pictures import (
     retrieved,
     script_of,
 )
-from jaxir.vision.retrieval_pool import Pool
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig
-from jaxir.vision.tasks import Encoded, image_task, make_programs
+from jaxir.vision.models import albef
+from jaxir.vision.training.albef import ALBEF
+from jaxir.vision.training.inputs import AlbefInputs, prepare
 
 WHITE = (255, 255, 255)
 CONFIG = AlbefConfig(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxir.errors import UserError
-from jaxir.retrieval.significance import compare
-from jaxir.vision.retrieval import MEASURES, measure_retrieval, measure_scores
-from jaxir.vision.retrieval_pool import Pool, right_answers
+from jaxir.evaluation.significance import compare
+from jaxir.vision.evaluation.pool import Pool, right_answers
+from jaxir.vision.evaluation.retrieval import MEASURES, measure_retrieval, measure_scores
 
 LANGUAGES = ("ar", "en", "th")
 WIDTH = 3

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.slow  # minutes, most of them pip's
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    *("--config.steps=4", "--config.batch_size=16", "--config.model.row_tokens=24"),
+    *("--config.steps=4", "--config.batch_size=16", "--config.model.packed_length=24"),
     *("--config.model.max_query_tokens=12", "--config.model.max_passage_tokens=24"),
-    *("--config.scale.texts_at_once=2", "--config.optimizer.warmup_steps=2"),
+    *("--config.scale.grad_cache_chunk=2", "--config.optimizer.warmup_steps=2"),
     *("--config.checkpoint.every=2", "--config.evaluation.every=2", "--config.data.held_out=0.2"),
 )
 
@@ -139,7 +139,7 @@ def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
     flags = (
         *("--config", "sweep_tpu_v4.py", f"--config.model.init={folders / 'xlm-roberta'}"),
         *("--workdir", "sweep", "--config.evaluation.benchmark="),
-        *("--config.sweep.step=1", "--config.sweep.seeds=1", "--config.watch.export=True"),
+        *("--config.sweep.step=1", "--config.sweep.seeds=1", "--config.logging.export=True"),
     )
     ran = run(installed, data, tmp_path, "-m", "jaxir.sweep", *flags, *SMALL)
     assert ran.returncode == 0, ran.stderr
@@ -150,8 +150,8 @@ def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
 
 READ_CAPTIONS = """
 from pathlib import Path
-from jaxir.vision.config import ImageSource
-from jaxir.vision.sources import read_tfds
+from jaxir.config import ImageSource
+from jaxir.vision.data.sources import read_tfds
 source = ImageSource("tfds", "coco_captions/2014", languages=("en",), split="val")
 found = list(read_tfds(source, Path("."), None))
 print(len(found), sum(len(one.captions["en"]) for one in found))

@@ -10,11 +10,11 @@ from jaxir.config import (
     Config,
     DataConfig,
     EncoderConfig,
+    LoggingConfig,
     ModelConfig,
     OptimizerConfig,
     RetrievalEvaluationConfig,
     Source,
-    WatchConfig,
 )
 
 LANGUAGES = ("de", "en", "fr")
@@ -35,7 +35,7 @@ def write_rows(path: Path, groups: int = 120) -> None:
                 stream.write(json.dumps(row) + "\n")
 
 
-def tiny_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Config:
+def tiny_config(folder: Path, steps: int = 24, packed_length: int = 0) -> Config:
     """Writes the rows too. Evaluates once on the way, saves often."""
     write_rows(folder / "rows.jsonl")
     encoder = EncoderConfig(
@@ -56,20 +56,20 @@ def tiny_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Config:
             trained_tokenizer_size=300,
             max_query_tokens=24,
             max_passage_tokens=32,
-            row_tokens=row_tokens,
+            packed_length=packed_length,
         ),
         data=DataConfig(directory=str(folder), sources=(Source(path="rows.jsonl"),), held_out=0.2),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=4),
         checkpoint=CheckpointConfig(every=5),
         evaluation=RetrievalEvaluationConfig(every=12, batch_tokens=1_024),
-        watch=WatchConfig(every=6),
+        logging=LoggingConfig(every=6),
     )
 
 
-def write_config(folder: Path, steps: int = 24, row_tokens: int = 0) -> Path:
+def write_config(folder: Path, steps: int = 24, packed_length: int = 0) -> Path:
     """The tiny config as a file that `--config` reads."""
-    tiny_config(folder, steps, row_tokens)
-    return write_call(folder, f"tiny.tiny_config(Path({str(folder)!r}), {steps}, {row_tokens})")
+    tiny_config(folder, steps, packed_length)
+    return write_call(folder, f"tiny.tiny_config(Path({str(folder)!r}), {steps}, {packed_length})")
 
 
 def write_call(folder: Path, call: str) -> Path:

@@ -1,23 +1,22 @@
 """ALBEF on a few drawings, small enough to train in seconds."""
 
 from jaxir.config import (
-    CheckpointConfig,
-    EncoderConfig,
-    HybridConfig,
-    OptimizerConfig,
-    Shares,
-    WatchConfig,
-)
-from jaxir.vision.config import (
     AlbefConfig,
     AlbefEvaluationConfig,
     AlbefLossConfig,
+    AlbefModelConfig,
     AugmentConfig,
     CaptionsConfig,
+    CheckpointConfig,
     DrawnConfig,
+    EncoderConfig,
+    HybridConfig,
     ImageSource,
+    LoggingConfig,
+    OptimizerConfig,
+    Shares,
+    VitConfig,
 )
-from jaxir.vision.shapes import AlbefModelConfig, VitConfig
 
 SIZE, LANGUAGES = 32, ("de", "en", "zh")
 
@@ -74,5 +73,5 @@ def tiny_albef(steps: int = 8, dropout: float = 0.0) -> AlbefConfig:
             candidates=4,
             baselines=True,
         ),
-        watch=WatchConfig(every=2, tensorboard=False),
+        logging=LoggingConfig(every=2, tensorboard=False),
     )

@@ -1,1 +1,1 @@
-"""Public benchmarks, each read into a `RetrievalSet`."""
+"""Public benchmarks, each read into a `RetrievalDataset`."""

@@ -17,12 +17,12 @@ from jaxir.benchmarks.judged import judged_set
 from jaxir.data.files import json_records
 from jaxir.data.texts import Text, language_of, passage_of, text_of
 from jaxir.errors import UserError
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
 
 UNKNOWN_LANGUAGE = "und"  # ISO 639's code for it
 
 
-def read_beir(directory: str, split: str = "test", language: str = "") -> RetrievalSet:
+def read_beir(directory: str, split: str = "test", language: str = "") -> RetrievalDataset:
     """Read a folder, or a dataset of the hub, in BEIR's layout.
 
     Args:

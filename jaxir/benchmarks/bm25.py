@@ -18,9 +18,9 @@ import scipy.sparse
 from icu4py.breakers import WordBreaker
 from jaxtyping import Float, Int
 
-from jaxir.retrieval.evaluation import SettingsReport, report
-from jaxir.retrieval.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
+from jaxir.evaluation.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
+from jaxir.evaluation.settings import SettingsReport, report
 
 # it announces every index it builds
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -35,17 +35,17 @@ def words(text: str, language: str) -> list[str]:
 
 
 def bm25(
-    retrieval_set: RetrievalSet, k1: float = 0.9, b: float = 0.4, depth: int = 0
+    dataset: RetrievalDataset, k1: float = 0.9, b: float = 0.4, depth: int = 0
 ) -> SettingsReport:
     """Evaluate BM25 (Robertson & Zaragoza 2009; the variant of Lucene, by the library bm25s).
 
     Args:
-        retrieval_set: the task.
+        dataset: the task.
         k1: saturation of term frequency; the defaults of both are Anserini's.
         b: normalisation by length.
         depth: right answers beyond that rank count as not found; 0: the whole ranking counts.
     """
-    terms = _Terms(retrieval_set)
+    terms = _Terms(dataset)
 
     def score(rows: Int[np.ndarray, "_"]) -> Score:
         collection = [terms.passages[row] for row in rows]
@@ -61,31 +61,31 @@ def bm25(
 
         return lambda block: np.stack([one(query) for query in terms.queries[block]])
 
-    return _evaluate(score, retrieval_set, depth)
+    return _evaluate(score, dataset, depth)
 
 
-def term_count_cosine(retrieval_set: RetrievalSet) -> SettingsReport:
+def term_count_cosine(dataset: RetrievalDataset) -> SettingsReport:
     """Evaluate the cosine between the term counts of query and passage: no weights at all."""
-    terms = _Terms(retrieval_set)
+    terms = _Terms(dataset)
     queries, passages = terms.unit_counts
 
     def score(rows: Int[np.ndarray, "_"]) -> Score:
         columns = passages[rows].T
         return lambda block: (queries[block] @ columns).toarray()
 
-    return _evaluate(score, retrieval_set)
+    return _evaluate(score, dataset)
 
 
 def _evaluate(
-    score: Callable[[Int[np.ndarray, "_"]], Score], retrieval_set: RetrievalSet, depth: int = 0
+    score: Callable[[Int[np.ndarray, "_"]], Score], dataset: RetrievalDataset, depth: int = 0
 ) -> SettingsReport:
     """Evaluate a score that depends on the collection, given as rows of the passages."""
-    language = retrieval_set.passage_language
-    collections = [np.flatnonzero(language == n) for n in range(len(retrieval_set.languages))]
+    language = dataset.passage_language
+    collections = [np.flatnonzero(language == n) for n in range(len(dataset.languages))]
     by_language = [(rows, score(rows)) for rows in collections if len(rows)]
 
     def own_statistics(block: slice) -> Float[np.ndarray, "B P"]:
-        scores = np.empty((len(retrieval_set.queries[block]), len(language)), np.float32)
+        scores = np.empty((len(dataset.queries[block]), len(language)), np.float32)
         for rows, score_rows in by_language:
             scores[:, rows] = score_rows(block)
         return scores
@@ -93,25 +93,25 @@ def _evaluate(
     def cut(ranks: Int[np.ndarray, "Q R"]) -> Int[np.ndarray, "Q R"]:
         return np.where(ranks > depth, 0, ranks) if depth else ranks
 
-    above = passages_above_by_scores(own_statistics, retrieval_set)
-    within_language = cut(ranks_within_language(above, retrieval_set))
+    above = passages_above_by_scores(own_statistics, dataset)
+    within_language = cut(ranks_within_language(above, dataset))
     in_pool = within_language
-    if "multilingual" in retrieval_set.settings:
+    if "multilingual" in dataset.settings:
         pooled = score(np.arange(len(language)))
-        in_pool = cut(ranks_in_pool(passages_above_by_scores(pooled, retrieval_set)))
-    return report(within_language, in_pool, retrieval_set, whole=not depth)
+        in_pool = cut(ranks_in_pool(passages_above_by_scores(pooled, dataset)))
+    return report(within_language, in_pool, dataset, whole=not depth)
 
 
 class _Terms:
     """The words of every text of a task."""
 
-    def __init__(self, retrieval_set: RetrievalSet):
+    def __init__(self, dataset: RetrievalDataset):
         def of(texts: list[str], language: Int[np.ndarray, "_"]) -> list[list[str]]:
-            codes = [retrieval_set.languages[number] for number in language]
+            codes = [dataset.languages[number] for number in language]
             return [words(text, code) for text, code in zip(texts, codes)]
 
-        self.queries = of(retrieval_set.queries, retrieval_set.query_language)
-        self.passages = of(retrieval_set.passages, retrieval_set.passage_language)
+        self.queries = of(dataset.queries, dataset.query_language)
+        self.passages = of(dataset.passages, dataset.passage_language)
 
     @cached_property
     def unit_counts(self) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:

@@ -19,7 +19,7 @@ from jaxir.data.cldr import (
     question,
     stateless_hash,
 )
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
 
 
 def distractor_facts(
@@ -48,12 +48,12 @@ def _draw(fact: Fact, others: Iterable[Fact], number: int) -> list[Fact]:
     return sorted(others, key=lambda other: stateless_hash(fact.id, other.id))[:number]
 
 
-def cldr_retrieval_set(
+def cldr_dataset(
     languages: Sequence[str] = (),
     seed: int = HELD_OUT_SEED,
     same_territory: int = 3,
     same_answer: int = 2,
-) -> RetrievalSet:
+) -> RetrievalDataset:
     """The held-out facts as questions, in one pool of all languages with their distractors.
 
     Args:
@@ -69,7 +69,7 @@ def cldr_retrieval_set(
     held_out = held_out_facts(seed)
     pool = (*held_out, *distractor_facts(held_out, same_territory, same_answer))
     right_answers = np.arange(len(languages)) * len(pool) + np.arange(len(held_out))[:, None]
-    return RetrievalSet(
+    return RetrievalDataset(
         name="CLDR",
         languages=languages,
         queries=[question(fact, language) for language in languages for fact in held_out],

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxir.errors import UserError
-from jaxir.hub import fetch
 from jaxir.progress import progress_bar
+from jaxir.runtime.hub import fetch
 
 XQUAD_R_URL = (
     "https://raw.githubusercontent.com/google-research-datasets/lareqa/"

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxir.data.collection import Collection
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
 
 
-def held_out_set(collection: Collection) -> RetrievalSet:
+def held_out_dataset(collection: Collection) -> RetrievalDataset:
     """Every query of the collection against every passage; those of the query's cluster are right.
 
     A parallel text stands on both sides. As a query it would find itself, so texts that are also a
@@ -28,7 +28,7 @@ def held_out_set(collection: Collection) -> RetrievalSet:
     _, first = np.unique(key, return_index=True)
     passage_language, passage_text = passage_language[first], passage_text[first]
     clusters = collection.cluster[passage_group[first]]
-    return RetrievalSet(
+    return RetrievalDataset(
         name="held out",
         languages=collection.languages,
         queries=[collection.texts[i] for i in text],

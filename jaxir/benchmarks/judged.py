@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxir.data.texts import Text
 from jaxir.errors import UserError
-from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
-from jaxir.retrieval.trec import read_qrels
+from jaxir.evaluation.dataset import SETTINGS, RetrievalDataset
+from jaxir.evaluation.trec import read_qrels
 
 
 def judged_set(
@@ -21,7 +21,7 @@ def judged_set(
     passages: Iterable[Text],
     qrels: Path,
     partial: bool = False,
-) -> RetrievalSet:
+) -> RetrievalDataset:
     """A task of the queries that are judged; judgements of 0 or less say nothing.
 
     Args:
@@ -74,7 +74,7 @@ def judged_set(
     # a query without a question that others share asks one of its own
     questions = [(query.question, "" if query.question else query.id) for query in asked]
     numbers = {question: index for index, question in enumerate(dict.fromkeys(questions))}
-    return RetrievalSet(
+    return RetrievalDataset(
         name=name,
         languages=languages,
         queries=[query.text for query in asked],

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxir.data.sentences import passage_text
 from jaxir.errors import UserError
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
 
 # questions and candidates of each language, from the benchmarks' own README
 XQUAD_R = {
@@ -54,7 +54,9 @@ class LanguageFile:
     passage_ids: list[str] = field(default_factory=list)
 
 
-def read_xquad_r(folder: str | Path, passage: str = "sentence", whole: bool = True) -> RetrievalSet:
+def read_xquad_r(
+    folder: str | Path, passage: str = "sentence", whole: bool = True
+) -> RetrievalDataset:
     """Read a folder of XQuAD-R files `ar.json` ... `zh.json`.
 
     Args:
@@ -68,14 +70,16 @@ def read_xquad_r(folder: str | Path, passage: str = "sentence", whole: bool = Tr
     return _read("XQuAD-R", XQUAD_R, Path(folder), passage, whole)
 
 
-def read_mlqa_r(folder: str | Path, passage: str = "sentence", whole: bool = True) -> RetrievalSet:
+def read_mlqa_r(
+    folder: str | Path, passage: str = "sentence", whole: bool = True
+) -> RetrievalDataset:
     """Read a folder of MLQA-R files `ar.json` ... `zh.json`, as `read_xquad_r` does."""
     return _read("MLQA-R", MLQA_R, Path(folder), passage, whole)
 
 
 def _read(
     name: str, counts: Mapping[str, tuple[int, int]], folder: Path, passage: str, whole: bool
-) -> RetrievalSet:
+) -> RetrievalDataset:
     if passage not in PASSAGES:
         raise UserError(f"passage = {passage!r}: must be one of {', '.join(PASSAGES)}")
     files = {language: folder / f"{language}.json" for language in counts}
@@ -154,7 +158,7 @@ def _sentence_at(position: int, paragraph: dict, question_id: str) -> int:
     raise ValueError(f"the answer of {question_id} starts in no sentence")
 
 
-def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet:
+def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalDataset:
     """Join languages into one task: equal question ids have each other's answers as right ones."""
     languages = tuple(contents)
     offsets = np.cumsum([0] + [len(content.passages) for content in contents.values()])
@@ -167,7 +171,7 @@ def join_languages(name: str, contents: dict[str, LanguageFile]) -> RetrievalSet
     widest = max(map(len, answers.values()), default=1)
     padded = {key: rows + [-1] * (widest - len(rows)) for key, rows in answers.items()}
     sides = [(number, content) for number, content in enumerate(contents.values())]
-    return RetrievalSet(
+    return RetrievalDataset(
         name=name,
         languages=languages,
         queries=[text for _, content in sides for text in content.questions],

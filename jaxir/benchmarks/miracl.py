@@ -18,7 +18,7 @@ from jaxir.benchmarks.judged import judged_set
 from jaxir.data.files import json_records, lines_of
 from jaxir.data.texts import Text, passage_of, text_of
 from jaxir.errors import UserError
-from jaxir.retrieval.retrieval_set import RetrievalSet
+from jaxir.evaluation.dataset import RetrievalDataset
 
 # questions of the development set and passages, from the paper's table 2 and the project's README
 MIRACL = {
@@ -46,7 +46,7 @@ TOPICS, CORPUS = "miracl/miracl", "miracl/miracl-corpus"  # on the hub
 
 def read_miracl(
     directory: str = "", languages: Sequence[str] = (), split: str = "dev", whole: bool = True
-) -> Iterator[RetrievalSet]:
+) -> Iterator[RetrievalDataset]:
     """Read one language after the other, so that only one is in memory.
 
     Args:
@@ -73,7 +73,7 @@ def _folder(directory: str, hub_name: str, name: str) -> Path:
     return folder
 
 
-def _read_language(directory: str, language: str, split: str, whole: bool) -> RetrievalSet:
+def _read_language(directory: str, language: str, split: str, whole: bool) -> RetrievalDataset:
     topics = _folder(directory, TOPICS, f"miracl-v1.0-{language}")
     corpus = _folder(directory, CORPUS, f"miracl-corpus-v1.0-{language}")
     stem = f"miracl-v1.0-{language}-{split}.tsv"

@@ -16,19 +16,19 @@ import jaxir
 from jaxir.benchmarks.download import cache_folder
 from jaxir.benchmarks.run import Benchmark, Result, read_benchmark, run_benchmark
 from jaxir.errors import UserError
+from jaxir.evaluation import plots
+from jaxir.evaluation.dataset import SETTINGS, RetrievalDataset
+from jaxir.evaluation.measuring import Ranking, Run
+from jaxir.evaluation.per_query import read_values, write_values
+from jaxir.evaluation.settings import PerQueryMetrics, plain, summarize
+from jaxir.evaluation.significance import Comparison, compare, confidence_intervals
+from jaxir.evaluation.tables import print_measures, print_paired, print_settings
+from jaxir.evaluation.trec import write_qrels, write_run
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval import plots
-from jaxir.retrieval.evaluation import QueryValues, plain, summarize
-from jaxir.retrieval.measuring import Ranking, Run
-from jaxir.retrieval.retrieval_set import SETTINGS, RetrievalSet
-from jaxir.retrieval.significance import Comparison, compare, confidence_intervals
-from jaxir.retrieval.tables import print_measures, print_paired, print_settings
 from jaxir.retrieval.text_encoder import TextEncoder
 from jaxir.retrieval.topk import DTYPES, data_mesh
-from jaxir.retrieval.trec import write_qrels, write_run
-from jaxir.retrieval.values import read_values, write_values
-from jaxir.versions import made_with
-from jaxir.whole_files import replacing, write_json
+from jaxir.runtime.files import replacing, write_json
+from jaxir.runtime.versions import made_with
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _report(
 
 def _write(output: Path, model: str, result: Result, runs: tuple[str, ...]) -> None:
     tag = "_".join(Path(model).name.split()) or "jaxir"  # a run file has columns
-    files: dict[str, tuple[RetrievalSet, list[Run]]] = {}
+    files: dict[str, tuple[RetrievalDataset, list[Run]]] = {}
     apart = len({id(task) for task, _ in result.runs}) > 1
     for task, run in result.runs:
         if run.setting in runs:
@@ -314,7 +314,7 @@ def compare_reports(first: Path, second: Path, output: Path | None = None) -> di
 
 
 def _write_comparison(
-    output: Path, values: Mapping[str, QueryValues], task: str, found: Mapping[str, Comparison]
+    output: Path, values: Mapping[str, PerQueryMetrics], task: str, found: Mapping[str, Comparison]
 ) -> None:
     described = {
         "command": [f"python -m {jaxir.__name__}.evaluate", *sys.argv[1:]],

@@ -18,17 +18,17 @@ from jaxtyping import Float
 
 from jaxir.benchmarks.beir import read_beir
 from jaxir.benchmarks.bm25 import bm25
-from jaxir.benchmarks.cldr import cldr_retrieval_set
+from jaxir.benchmarks.cldr import cldr_dataset
 from jaxir.benchmarks.download import local_dataset, xquad_r_folder
 from jaxir.benchmarks.lareqa import read_mlqa_r, read_xquad_r
 from jaxir.benchmarks.miracl import read_miracl
 from jaxir.errors import UserError
+from jaxir.evaluation.dataset import RetrievalDataset
+from jaxir.evaluation.measuring import Ranking, Run, join, measure
+from jaxir.evaluation.settings import SettingsReport
+from jaxir.evaluation.trec import check_ids
 from jaxir.progress import still_at
-from jaxir.retrieval.evaluation import SettingsReport
-from jaxir.retrieval.measuring import Ranking, Run, join, measure
-from jaxir.retrieval.retrieval_set import RetrievalSet
 from jaxir.retrieval.text_encoder import TextEncoder
-from jaxir.retrieval.trec import check_ids
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Benchmark:
     allow_partial: bool = False  # less than the published counts will do, and is called a part
 
 
-def _xquad_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+def _xquad_r(benchmark: Benchmark) -> Iterator[RetrievalDataset]:
     folder = _folder(benchmark) if benchmark.directory else xquad_r_folder()
     return iter([read_xquad_r(folder, benchmark.passage, not benchmark.allow_partial)])
 
 
-def _mlqa_r(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+def _mlqa_r(benchmark: Benchmark) -> Iterator[RetrievalDataset]:
     if not benchmark.directory:
         raise UserError("--directory is missing: where MLQA-R's ar.json ... zh.json lie")
     whole = not benchmark.allow_partial
@@ -61,17 +61,17 @@ def _folder(benchmark: Benchmark) -> Path:
     return local_dataset(benchmark.directory, ("*.json",))
 
 
-def _miracl(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+def _miracl(benchmark: Benchmark) -> Iterator[RetrievalDataset]:
     whole = not benchmark.allow_partial
     split = benchmark.split or "dev"
     return read_miracl(benchmark.directory, benchmark.languages, split, whole)
 
 
-def _cldr(benchmark: Benchmark) -> Iterator[RetrievalSet]:
-    return iter([cldr_retrieval_set(benchmark.languages)])
+def _cldr(benchmark: Benchmark) -> Iterator[RetrievalDataset]:
+    return iter([cldr_dataset(benchmark.languages)])
 
 
-BENCHMARKS: dict[str, Callable[[Benchmark], Iterator[RetrievalSet]]] = {
+BENCHMARKS: dict[str, Callable[[Benchmark], Iterator[RetrievalDataset]]] = {
     "xquad_r": _xquad_r,
     "mlqa_r": _mlqa_r,
     "miracl": _miracl,
@@ -89,7 +89,7 @@ TAKEN = {
 TAKEN_OF_FILES = ("languages", "split")
 
 
-def read_benchmark(benchmark: Benchmark) -> Iterator[RetrievalSet]:
+def read_benchmark(benchmark: Benchmark) -> Iterator[RetrievalDataset]:
     """The benchmark's tasks: one, or one a language where each has a collection of its own.
 
     Raises:
@@ -120,7 +120,7 @@ class Result:
     """A model's figures on a benchmark, beside BM25's, and its rankings."""
 
     systems: dict[str, SettingsReport]
-    runs: list[tuple[RetrievalSet, Run]] = field(default_factory=list)
+    runs: list[tuple[RetrievalDataset, Run]] = field(default_factory=list)
     shares: dict[int, Float[np.ndarray, "N N"]] = field(default_factory=dict)
     pool: Float[np.ndarray, "N"] = field(
         default_factory=lambda: np.empty(0)
@@ -134,7 +134,7 @@ class Result:
 def run_benchmark(
     encoder: TextEncoder,
     name: str,
-    tasks: Iterable[RetrievalSet],
+    tasks: Iterable[RetrievalDataset],
     ranking: Ranking,
     *,
     with_bm25: bool,
@@ -209,7 +209,7 @@ def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began
 
 
-def _fingerprint(task: RetrievalSet) -> bytes:
+def _fingerprint(task: RetrievalDataset) -> bytes:
     digest = hashlib.sha256()
     for texts in (task.query_ids, task.passage_ids, task.queries, task.passages, task.languages):
         for text in texts:

@@ -83,7 +83,7 @@ def pack(lengths: Int[np.ndarray, "T"], width: int, most: int) -> Packing:
     return Packing(row, start, slot, len(held))
 
 
-def share_rows(
+def pack_batch(
     batch: Mapping[str, np.ndarray],
     packings: Sequence[Packing],
     shape: tuple[int, int, int],

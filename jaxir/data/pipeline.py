@@ -21,7 +21,7 @@ from jaxir.config import ModelConfig
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.interleaving import fold
-from jaxir.data.packing import Packing, enough_rows, pack, row_counts, share_rows, texts_a_row
+from jaxir.data.packing import Packing, enough_rows, pack, pack_batch, row_counts, texts_a_row
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
 
@@ -37,7 +37,7 @@ PADDED_FIELDS = (
     "query_ids",  # B L
     "passage_ids",  # P L
 )
-PACKED_FIELDS = (  # as `share_rows` has them
+PACKED_FIELDS = (  # as `pack_batch` has them
     *FIELDS,
     *("row_ids", "row_segments", "row_texts", "query_slots", "passage_slots"),
 )
@@ -79,23 +79,22 @@ class Loader:
     passage_tokens: Tokens
     max_query_tokens: int
     max_passage_tokens: int
-    length_buckets: int
     hard_negatives: int
-    row_tokens: int = 0  # of a row that texts share; 0: a row a text
+    packed_length: int = 0  # of a row that texts share; 0: a row a text
     devices: int = 1  # that share a global batch
     rows_at_once: int = 1  # the rows of a device are a multiple of it
 
     @property
     def fields(self) -> Mapping[str, type]:
         """Names of a batch's arrays, and the type of their numbers."""
-        return dict.fromkeys(PACKED_FIELDS if self.row_tokens else PADDED_FIELDS, np.int32)
+        return dict.fromkeys(PACKED_FIELDS if self.packed_length else PADDED_FIELDS, np.int32)
 
     def shapes(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The batch, or with packing its shapes with each number of rows met in the sample.
 
         The last number, which fits any batch, is compiled if one ever needs it.
         """
-        if not self.row_tokens:
+        if not self.packed_length:
             yield batch
             return
         for count in self.row_counts[:-1] or self.row_counts:
@@ -109,12 +108,11 @@ class Loader:
             }
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The arrays of a slice of a step's global batch; their widths depend on all of it."""
+        """The arrays of a slice of a step's global batch."""
         queries, passages, groups = self._texts(step)
-        query_limit, passage_limit = self._limits(queries, passages)
         own = passages[rows].reshape(-1)
-        query_ids, query_lengths = self.query_tokens.padded(queries[rows], query_limit)
-        passage_ids, passage_lengths = self.passage_tokens.padded(own, passage_limit)
+        query_ids, query_lengths = self.query_tokens.padded(queries[rows], self.max_query_tokens)
+        passage_ids, passage_lengths = self.passage_tokens.padded(own, self.max_passage_tokens)
         arrays = {
             "query_ids": query_ids,
             "query_lengths": query_lengths,
@@ -123,8 +121,8 @@ class Loader:
             "passage_lengths": passage_lengths,
             "passage_cluster": np.where(own >= 0, self.collection.text_cluster[own], -1),
         }
-        if self.row_tokens:
-            arrays |= self._share_rows(arrays, queries, passages, rows)
+        if self.packed_length:
+            arrays |= self._pack_batch(arrays, queries, passages, rows)
         return {name: arrays[name].astype(np.int32) for name in self.fields}
 
     def _texts(
@@ -138,21 +136,6 @@ class Loader:
         passages = np.concatenate([own[:, None], self._negatives(step, groups, language)], axis=1)
         return queries, passages, groups
 
-    def _limits(
-        self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
-    ) -> tuple[int, int]:
-        """Both token limits, halved as often as the longest texts of the batch allow."""
-        limits = (self.max_query_tokens, self.max_passage_tokens)
-        longest = [
-            tokens.lengths_with_frame(texts[texts >= 0]).max()
-            for tokens, texts in ((self.query_tokens, queries), (self.passage_tokens, passages))
-        ]
-        for halvings in reversed(range(self.length_buckets)):
-            shorter = tuple(limit // 2**halvings for limit in limits)
-            if all(length <= limit for length, limit in zip(longest, shorter)):
-                return shorter
-        return limits
-
     @cached_property
     def row_counts(self) -> tuple[int, ...]:
         """Numbers of rows on a device that batches come in; a function of the run alone."""
@@ -162,7 +145,7 @@ class Loader:
             needed.append(max(one.rows for one in self._packings(queries, passages)))
         pairs = self.hybrid.batch_size // self.devices
         enough = enough_rows(
-            pairs, pairs * (1 + self.hard_negatives), self.row_tokens, self.max_query_tokens
+            pairs, pairs * (1 + self.hard_negatives), self.packed_length, self.max_query_tokens
         )
         return row_counts(needed, enough, self.rows_at_once)
 
@@ -177,10 +160,10 @@ class Loader:
         ):
             cut = np.minimum(tokens.lengths_with_frame(texts), limit)
             lengths.append(np.where(texts >= 0, cut, 0).reshape(self.devices, -1))
-        most = texts_a_row(self.row_tokens, self.max_query_tokens)
-        return [pack(own, self.row_tokens, most) for own in np.concatenate(lengths, axis=1)]
+        most = texts_a_row(self.packed_length, self.max_query_tokens)
+        return [pack(own, self.packed_length, most) for own in np.concatenate(lengths, axis=1)]
 
-    def _share_rows(
+    def _pack_batch(
         self,
         batch: Batch,
         queries: Int[np.ndarray, "B"],
@@ -193,10 +176,10 @@ class Loader:
         count = next(count for count in self.row_counts if count >= needed)
         first, stop, _ = rows.indices(len(queries))
         pairs = len(queries) // self.devices
-        return share_rows(
+        return pack_batch(
             batch,
             packings[first // pairs : stop // pairs],
-            (count, self.row_tokens, texts_a_row(self.row_tokens, self.max_query_tokens)),
+            (count, self.packed_length, texts_a_row(self.packed_length, self.max_query_tokens)),
             first,
             len(queries),
             self.query_tokens.pad_id,

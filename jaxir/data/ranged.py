@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxir.whole_files import bucket_files
+from jaxir.runtime.files import bucket_files
 
 BLOCK = 1 << 18  # bytes fetched at a time
 HEADER = 1 << 12  # more than a .npy file's header takes

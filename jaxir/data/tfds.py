@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxir.claims import Claims, make_together
 from jaxir.errors import NO_SPACE, UserError
 from jaxir.progress import still_at
-from jaxir.whole_files import create, is_remote, path_of
+from jaxir.runtime.claims import Claims, make_together
+from jaxir.runtime.files import create, is_remote, path_of
 
 logger = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from etils import epath
 from jaxtyping import Bool, Int, Int32, UInt64
 from tqdm import tqdm
 
-from jaxir.claims import Claims, make_together
 from jaxir.data.ranged import RangedArray
 from jaxir.errors import UserError
 from jaxir.progress import progress_bar
-from jaxir.whole_files import create, entries, is_remote, path_of, publish
+from jaxir.runtime.claims import Claims, make_together
+from jaxir.runtime.files import create, entries, is_remote, path_of, publish
 
 TEXTS_PER_SEGMENT = 200_000
 TEXTS_PER_CALL = 4_000  # the tokenizer's own threads share these

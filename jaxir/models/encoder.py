@@ -125,7 +125,7 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
-def normal(config: LayerShape) -> Callable:
+def kernel_init(config: LayerShape) -> Callable:
     """Initializer of a shape's random kernels and embeddings (BERT's code: deviation 0.02)."""
     return nnx.initializers.normal(config.initializer_range)
 
@@ -177,7 +177,7 @@ class Layer(nnx.Module):
         linear = partial(
             nnx.Linear,
             dtype=dtype,
-            kernel_init=normal(config),
+            kernel_init=kernel_init(config),
             dot_general=over_tokens,
             rngs=rngs,
         )
@@ -294,7 +294,7 @@ class Encoder(nnx.Module):
     ):
         self.config, self.dtype, self.remat = config, dtype, remat
         embedding = partial(
-            nnx.Embed, features=config.hidden_size, embedding_init=normal(config), rngs=rngs
+            nnx.Embed, features=config.hidden_size, embedding_init=kernel_init(config), rngs=rngs
         )
         self.token_embedding = embedding(config.vocab_size)
         self.position_embedding = embedding(config.positions)

@@ -12,7 +12,6 @@ from typing import Any
 import jaxir
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
-from jaxir.hub import fetch
 from jaxir.models.dual_encoder import Params
 from jaxir.models.sentence_transformers import (
     modules_of,
@@ -31,7 +30,8 @@ from jaxir.models.weights import (
     save_json,
     save_tensors,
 )
-from jaxir.whole_files import replacing
+from jaxir.runtime.files import replacing
+from jaxir.runtime.hub import fetch
 
 _DOWNLOAD = ("*.json", "*.safetensors", "*.txt", "*.model")
 _TOKENIZERS = (

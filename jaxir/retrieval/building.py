@@ -19,7 +19,7 @@ from jaxir.errors import UserError
 from jaxir.progress import progress_bar
 from jaxir.retrieval.index import INDEX_FILE, Encoder, make_shard, write_index_file
 from jaxir.retrieval.shards import read_shard, shard_name, write_shard
-from jaxir.whole_files import write_json
+from jaxir.runtime.files import write_json
 
 UNFINISHED_FILE = "unfinished.json"
 

@@ -27,7 +27,7 @@ from jaxir.retrieval.topk import (
     rows_of,
     search,
 )
-from jaxir.whole_files import replacing, write_json
+from jaxir.runtime.files import replacing, write_json
 
 INDEX_FILE = "index.json"
 PLACED_BYTES = 4 << 30  # an index of no more stays on the devices once it was searched

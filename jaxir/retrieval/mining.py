@@ -29,7 +29,7 @@ from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 from jaxir.progress import progress_bar
 from jaxir.retrieval.index import Encoder, Index, Result
-from jaxir.whole_files import writing
+from jaxir.runtime.files import writing
 
 LANGUAGE_POLICIES = ("same", "other", "any")
 ROWS_AT_ONCE = 1_024

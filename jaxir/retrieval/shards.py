@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from jaxir.errors import UserError
 from jaxir.retrieval.topk import Vectors
-from jaxir.whole_files import writing
+from jaxir.runtime.files import writing
 
 _SAFETENSORS = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
 SCHEMA = pa.schema({"id": pa.large_string(), "text": pa.large_string(), "language": pa.string()})

@@ -242,8 +242,8 @@ def _scan(
     best = [jax.device_put(nothing, whole) for _ in blocks]
     for chunk in chunks:
         best = [
-            program(block, chunk.rows, chunk.scales, *carried, chunk.first, rows)
-            for block, carried in zip(blocks, best)
+            program(block, chunk.rows, chunk.scales, *aux_state, chunk.first, rows)
+            for block, aux_state in zip(blocks, best)
         ]
         if streamed:
             # two chunks are on the devices, this one and the one that is being sent, never three

@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxir.errors import UserError
-from jaxir.training.processes import agree, is_first
-from jaxir.whole_files import entries, is_remote, write_json
+from jaxir.runtime.files import entries, is_remote, write_json
+from jaxir.runtime.processes import agree, is_first
 
 logger = logging.getLogger(__name__)
 

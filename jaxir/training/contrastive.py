@@ -13,9 +13,9 @@ from jaxtyping import Array
 from jaxir.config import Config
 from jaxir.models import dual_encoder
 from jaxir.models.dropout import fold
+from jaxir.runtime.mesh import in_chunks, on_each_device, split
 from jaxir.training.family import Metrics, Objective
 from jaxir.training.losses import clamped_temperature, contrastive_loss
-from jaxir.training.sharding import in_chunks, on_each_device, split
 
 
 def init_params(config: Config, model_params: Any | None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def batch_loss(
 ) -> tuple[Array, Metrics]:
     """Loss of a global batch, and what is worth watching.
 
-    With `scale.texts_at_once` this is gradient caching (Gao et al., arXiv 2101.06983): texts are
+    With `scale.grad_cache_chunk` this is gradient caching (Gao et al., arXiv 2101.06983): texts are
     embedded a few at a time, the loss is taken over all, and the backward pass embeds them again.
     A text's dropout depends on its place in the batch alone, so both passes draw the same.
     """
@@ -111,17 +111,17 @@ def _embed_shared_rows(
 
 
 def _chunks(config: Config, rows: Sequence[Array]) -> int:
-    at_once = config.scale.texts_at_once
+    at_once = config.scale.grad_cache_chunk
     return len(rows[0]) // at_once if at_once else 1
 
 
 def _step_loss(
-    params: Any, carried: dict, batch: dict[str, Array], config: Config, step: Array, seed: Array
+    params: Any, aux_state: dict, batch: dict[str, Array], config: Config, step: Array, seed: Array
 ) -> tuple[Array, tuple[Metrics, dict]]:
     model = config.model.encoder
     with_dropout = model.dropout or model.attention_dropout
     loss, metrics = batch_loss(params, batch, config, seed if with_dropout else None)
-    return loss, (metrics, carried)
+    return loss, (metrics, aux_state)
 
 
 CONTRASTIVE = Objective(

@@ -14,8 +14,8 @@ from jaxtyping import Array
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Batches
-from jaxir.retrieval.comparison import Comparison
-from jaxir.retrieval.tables import Column
+from jaxir.evaluation.comparison import Comparison
+from jaxir.evaluation.tables import Column
 
 Metrics = dict[str, Array]
 Results = dict[str, Any]
@@ -25,17 +25,17 @@ Results = dict[str, Any]
 class Objective:
     """What the parameters of a run are trained by.
 
-    `carried` is what a step hands to the next besides parameters and optimizer (a momentum model,
+    `aux_state` is what a step hands to the next besides parameters and optimizer (a momentum model,
     queues), a nested dict, empty for most; arrays in it under the name `queues` are split over
     the devices along their first axis.
     """
 
     # (config, weights to start from or None) -> parameters, of which "model" is the model's
     init: Callable[[Any, Any], dict[str, Any]]
-    # (config, parameters) -> carried
+    # (config, parameters) -> aux_state
     carry: Callable[[Any, Any], dict[str, Any]]
-    # (parameters, carried, batch, config, step, seed of the step's chance)
-    # -> loss, (metrics, carried)
+    # (parameters, aux_state, batch, config, step, seed of the step's chance)
+    # -> loss, (metrics, aux_state)
     loss: Callable[..., tuple[Array, tuple[Metrics, dict[str, Any]]]]
     # (parameters, batch, config) -> loss without chance
     held_out_loss: Callable[..., Array]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jaxir.benchmarks.held_out import held_out_set
+from jaxir.benchmarks.held_out import held_out_dataset
 from jaxir.benchmarks.run import Benchmark, read_benchmark
 from jaxir.config import (
     Config,
@@ -23,12 +23,12 @@ from jaxir.data.contamination import drop_overlap
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, tokenize
 from jaxir.data.tokens import Tokens, read_tokens
+from jaxir.evaluation.dataset import RetrievalDataset
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import HuggingFaceModel, read_model
 from jaxir.models.trained import fitted
-from jaxir.retrieval.retrieval_set import RetrievalSet
-from jaxir.training.tokenizers import named, shaped_by, tokenizer_of
-from jaxir.whole_files import path_of
+from jaxir.runtime.files import path_of
+from jaxir.training.tokenizers import named, tokenizer_of, with_vocab_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ SPLIT_SEED = 0
 class Task:
     """A retrieval task and its tokens."""
 
-    retrieval_set: RetrievalSet
+    dataset: RetrievalDataset
     query_tokens: Tokens
     passage_tokens: Tokens
 
@@ -74,11 +74,10 @@ class RetrievalInputs:
             self.passage_tokens,
             self.model.max_query_tokens,
             self.model.max_passage_tokens,
-            self.model.length_buckets,
             config.data.hard_negatives,
-            self.model.row_tokens if training else 0,
+            self.model.packed_length if training else 0,
             jax.device_count(),
-            config.scale.texts_at_once or 1,
+            config.scale.grad_cache_chunk or 1,
         )
 
 
@@ -101,11 +100,11 @@ def prepare(config: Config, workdir: epath.Path) -> RetrievalInputs:
         len(training.ids),
         len(held_out.ids),
     )
-    model, params, tokenizer = read_start(config, training, workdir)
+    model, params, tokenizer = load_initial_weights(config, training, workdir)
     validate_shape(model, config.loss.matryoshka)
     cache = path_of(config.data.cache) if config.data.cache else workdir / "tokens"
     query_tokens, passage_tokens = tokenize(collection, tokenizer, model, cache)
-    sets = {"held_out": held_out_set(held_out)} if len(held_out.ids) else {}
+    sets = {"held_out": held_out_dataset(held_out)} if len(held_out.ids) else {}
     sets |= _benchmark(config.evaluation, Path(config.data.directory))
     return RetrievalInputs(
         model,
@@ -120,7 +119,7 @@ def prepare(config: Config, workdir: epath.Path) -> RetrievalInputs:
     )
 
 
-def _benchmark(config: RetrievalEvaluationConfig, directory: Path) -> dict[str, RetrievalSet]:
+def _benchmark(config: RetrievalEvaluationConfig, directory: Path) -> dict[str, RetrievalDataset]:
     if not config.benchmark:
         return {}
     where = str(directory / config.benchmark_directory) if config.benchmark_directory else ""
@@ -128,19 +127,17 @@ def _benchmark(config: RetrievalEvaluationConfig, directory: Path) -> dict[str, 
     return {config.benchmark: next(read_benchmark(benchmark))}
 
 
-def _task(
-    retrieval_set: RetrievalSet, tokenizer: Any, model: ModelConfig, cache: epath.Path
-) -> Task:
-    queries = [model.query_prefix + text for text in retrieval_set.queries]
-    passages = [model.passage_prefix + text for text in retrieval_set.passages]
+def _task(dataset: RetrievalDataset, tokenizer: Any, model: ModelConfig, cache: epath.Path) -> Task:
+    queries = [model.query_prefix + text for text in dataset.queries]
+    passages = [model.passage_prefix + text for text in dataset.passages]
     return Task(
-        retrieval_set,
+        dataset,
         read_tokens(queries, tokenizer, cache),
         read_tokens(passages, tokenizer, cache),
     )
 
 
-def read_start(
+def load_initial_weights(
     config: Config, training: Collection | None, workdir: epath.Path
 ) -> tuple[ModelConfig, Any | None, Any]:
     """The model with its true shape, the weights it starts from, and its tokenizer.
@@ -158,7 +155,7 @@ def read_start(
         model, params = _started_from(read_model(model.init), model, config.seed)
     tokenizer = tokenizer_of(model, model.init, training, workdir)
     if params is None:
-        encoder = shaped_by(tokenizer, model.encoder)
+        encoder = with_vocab_of(tokenizer, model.encoder)
     else:
         encoder = fitted(model.encoder, tokenizer, named(model, model.init))
     return dataclasses.replace(model, encoder=encoder), params, tokenizer

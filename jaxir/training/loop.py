@@ -16,12 +16,12 @@ from jaxtyping import Array
 from jaxir.config import RunConfig, Shares
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import batches
+from jaxir.runtime.mesh import make_mesh, process_rows, to_devices
+from jaxir.runtime.processes import StoppedError, stop_asked, wait_for_all
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.family import Family, Inputs, Objective
 from jaxir.training.meter import Meter
-from jaxir.training.processes import StoppedError, stop_asked, wait_for_all
 from jaxir.training.report import Report, progress_line
-from jaxir.training.sharding import make_mesh, process_rows, to_devices
 from jaxir.training.step import State, abstract_state, compile_step, make_state, token_shapes
 from jaxir.training.workdir import claim
 
@@ -93,7 +93,7 @@ def train(
         for shapes in loader.shapes(to_devices(loader.batch(start, rows), mesh)):
             programs.prepare(state, shapes)
         if start < config.steps:
-            report = Report(workdir, config.watch, dataclasses.asdict(config), start)
+            report = Report(workdir, config.logging, dataclasses.asdict(config), start)
             validation = _validation_batches(config, inputs, rows, mesh)
             meter = Meter(hybrid, start)
             stream = batches(loader, start, config.steps, rows)
@@ -105,7 +105,7 @@ def train(
                     progress.update()
                     done, last = step + 1, step + 1 == config.steps
                     stopping = stop() and not last
-                    if done % config.watch.every == 0 or last:
+                    if done % config.logging.every == 0 or last:
                         values = meter.flush()
                         report.write(done, values)
                         progress.set_postfix_str(_postfix(values), refresh=False)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxir.config import LossConfig, TemperatureConfig
-from jaxir.training.sharding import gather, in_chunks, split
+from jaxir.runtime.mesh import gather, in_chunks, split
 
 # On a device: beyond that the loss goes through its anchors in chunks, so that no device holds
 # batch x batch.

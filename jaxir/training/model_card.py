@@ -9,8 +9,8 @@ from typing import Any
 
 import jaxir
 from jaxir.config import Config
-from jaxir.hub import revisions
 from jaxir.models.trained import TrainedModel
+from jaxir.runtime.hub import revisions
 
 _FIGURES = (
     ("monolingual mAP", "monolingual", "map"),

@@ -15,11 +15,11 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxir.config import WatchConfig
+from jaxir.config import LoggingConfig
 from jaxir.errors import UserError
 from jaxir.progress import progress_bar
-from jaxir.training.processes import is_first
-from jaxir.whole_files import is_remote, writing
+from jaxir.runtime.files import is_remote, writing
+from jaxir.runtime.processes import is_first
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_WRITES = 60.0  # to a bucket
@@ -32,7 +32,7 @@ class Report:
     """
 
     def __init__(
-        self, workdir: epath.Path, watch: WatchConfig, config: Mapping[str, Any], resumed: int
+        self, workdir: epath.Path, watch: LoggingConfig, config: Mapping[str, Any], resumed: int
     ):
         self.path, self._remote = workdir / METRICS_FILE, is_remote(workdir)
         self._tensorboard = self._wandb = None
@@ -114,12 +114,12 @@ def _lines_until(path: epath.Path, step: int) -> list[str]:
     return kept
 
 
-def _start_wandb(workdir: epath.Path, watch: WatchConfig, config: Mapping[str, Any]) -> Any:
+def _start_wandb(workdir: epath.Path, watch: LoggingConfig, config: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.watch.wandb_project = {watch.wandb_project!r}: Weights & Biases is not "
+            f"config.logging.wandb_project = {watch.wandb_project!r}: Weights & Biases is not "
             'installed; run: pip install "jaxir[wandb]"'
         ) from error
     return wandb.init(

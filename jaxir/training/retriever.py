@@ -11,23 +11,23 @@ from etils import epath
 from jaxir.benchmarks.bm25 import bm25
 from jaxir.config import Config
 from jaxir.data.tokens import Tokens
+from jaxir.evaluation.comparison import RETRIEVERS
+from jaxir.evaluation.dataset import SETTINGS, select_queries
+from jaxir.evaluation.measuring import first_places_alike
+from jaxir.evaluation.per_query import write_values
+from jaxir.evaluation.ranks import count_ranked_above
+from jaxir.evaluation.settings import SettingsReport, evaluate_settings
+from jaxir.evaluation.tables import COLUMNS
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval.comparison import RETRIEVERS
 from jaxir.retrieval.encoding import Embed, encode, make_embed, tokens_at_once
-from jaxir.retrieval.evaluation import SettingsReport, evaluate_settings
-from jaxir.retrieval.measuring import first_places_alike
-from jaxir.retrieval.ranks import passages_above
-from jaxir.retrieval.retrieval_set import SETTINGS, select_queries
-from jaxir.retrieval.tables import COLUMNS
-from jaxir.retrieval.values import write_values
+from jaxir.runtime.files import is_remote, publish
+from jaxir.runtime.processes import is_first
 from jaxir.training.contrastive import CONTRASTIVE
 from jaxir.training.family import Family, Results
 from jaxir.training.inputs import RetrievalInputs, Task, prepare
-from jaxir.training.processes import is_first
 from jaxir.training.step import make_state
 from jaxir.training.trained import write_export
 from jaxir.training.workdir import values_file
-from jaxir.whole_files import is_remote, publish
 
 
 def evaluate_task(
@@ -45,23 +45,23 @@ def evaluate_task(
 
     def embeddings(side: str, tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
         batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
-        name = f"{task.retrieval_set.name}: {side}" if is_first() else None
+        name = f"{task.dataset.name}: {side}" if is_first() else None
         return encode(embed, params, tokens, texts, limit, batch_tokens, name)
 
     asked, pool = (
         np.arange(len(task.query_tokens.length)),
         np.arange(len(task.passage_tokens.length)),
     )
-    retrieval_set = task.retrieval_set
+    dataset = task.dataset
     if 0 < most_queries < len(asked):
         asked = np.sort(np.random.default_rng(0).permutation(asked)[:most_queries])
-        retrieval_set = select_queries(retrieval_set, asked)
+        dataset = select_queries(dataset, asked)
     model = config.model
     queries = embeddings("queries", task.query_tokens, asked, model.max_query_tokens)
     passages = embeddings("passages", task.passage_tokens, pool, model.max_passage_tokens)
-    above = passages_above(queries, passages, retrieval_set)
-    more = first_places_alike(queries, passages, retrieval_set) if first_places else None
-    return evaluate_settings(above, retrieval_set, more)
+    above = count_ranked_above(queries, passages, dataset)
+    more = first_places_alike(queries, passages, dataset) if first_places else None
+    return evaluate_settings(above, dataset, more)
 
 
 def _measure(config: Config, inputs: RetrievalInputs, embed: Embed, params: Any) -> dict:
@@ -81,7 +81,7 @@ def _results(
     workdir: epath.Path,
 ) -> dict[str, dict[str, Any]]:
     """Every task's report by system; the trained one as a heat map and query by query too."""
-    from jaxir.retrieval.plots import draw_heat_maps  # matplotlib takes a second to import
+    from jaxir.evaluation.plots import draw_heat_maps  # matplotlib takes a second to import
 
     tasks: dict[str, dict[str, Any]] = {}
     untrained = None
@@ -97,7 +97,7 @@ def _results(
             before = evaluate_task(config, embed, untrained, task, first_places=True)
             tasks[name] |= {
                 "untrained": before.to_dict(),
-                "BM25": bm25(task.retrieval_set).to_dict(),
+                "BM25": bm25(task.dataset).to_dict(),
             }
             maps = {"untrained": before.matrix["map"], **maps}
         if is_first():

@@ -13,17 +13,17 @@ from etils import epath
 from jaxir.config import RunConfig
 from jaxir.data.hybrid import Hybrid
 from jaxir.errors import RunError
-from jaxir.families import family_of
+from jaxir.evaluation.tables import print_settings
 from jaxir.progress import still_at
-from jaxir.retrieval.tables import print_settings
+from jaxir.runtime.files import write_json
+from jaxir.runtime.mesh import make_mesh, replicate
+from jaxir.runtime.processes import is_first
+from jaxir.runtime.versions import made_with
+from jaxir.tasks import family_of
 from jaxir.training.family import Inputs, Results, size_of
 from jaxir.training.loop import Programs, train
 from jaxir.training.meter import usage
-from jaxir.training.processes import is_first
-from jaxir.training.sharding import make_mesh, replicate
 from jaxir.training.workdir import RESULTS_FILE, claim
-from jaxir.versions import made_with
-from jaxir.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def train_and_measure(
     with jax.set_mesh(mesh), still_at("measuring"):
         results["tasks"] = family.results(config, inputs, programs.embed, params, mesh, workdir)
     if is_first():
-        if config.watch.export:
+        if config.logging.export:
             family.export(config, inputs, jax.device_get(whole), results, workdir / "export")
         write_json(path, results)
     return results, programs

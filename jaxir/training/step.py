@@ -1,7 +1,7 @@
 """The training step: a pure function of the state and a batch, compiled ahead.
 
 The state is a nested dict: `params` (`model`, and what else is learned), `optimizer`, `step`,
-`seed`, and `carried` where an objective hands something from step to step. Chance is hashed from
+`seed`, and `aux_state` where an objective hands something from step to step. Chance is hashed from
 step and seed, so nothing else needs saving, and runs that differ in seed and data alone share one
 compiled step.
 """
@@ -18,10 +18,10 @@ from jaxtyping import Array
 
 from jaxir.config import RunConfig
 from jaxir.models.dropout import fold, mix
+from jaxir.runtime.mesh import state_shardings
 from jaxir.training.contrastive import CONTRASTIVE
 from jaxir.training.family import Metrics, Objective
 from jaxir.training.optimizer import learning_rate, make_optimizer
-from jaxir.training.sharding import state_shardings
 
 State = dict[str, Any]
 
@@ -37,8 +37,8 @@ def init_state(
         "step": jnp.int32(0),
         "seed": jnp.int32(config.seed),
     }
-    carried = objective.carry(config, params)
-    return state | ({"carried": carried} if carried else {})
+    aux_state = objective.carry(config, params)
+    return state | ({"aux_state": aux_state} if aux_state else {})
 
 
 def abstract_state(
@@ -77,8 +77,8 @@ def train_step(
     dtype = jnp.dtype(config.scale.gradient_dtype)
     # gradients have the dtype of what they are taken of, also on their way between devices
     rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    gradient, (metrics, carried) = jax.grad(objective.loss, has_aux=True)(
-        rounded, state.get("carried", {}), batch, config, state["step"], seed
+    gradient, (metrics, aux_state) = jax.grad(objective.loss, has_aux=True)(
+        rounded, state.get("aux_state", {}), batch, config, state["step"], seed
     )
     gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -91,7 +91,7 @@ def train_step(
         "step": state["step"] + 1,
         "seed": state["seed"],
     }
-    return after | ({"carried": carried} if carried else {}), metrics
+    return after | ({"aux_state": aux_state} if aux_state else {}), metrics
 
 
 def trace_step(

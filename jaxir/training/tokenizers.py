@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from jaxir.claims import Claims, make_together
 from jaxir.config import EncoderConfig
 from jaxir.data.collection import Collection
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.hf import read_tokenizer
-from jaxir.whole_files import as_local, is_remote, publish
+from jaxir.runtime.claims import Claims, make_together
+from jaxir.runtime.files import as_local, is_remote, publish
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def tokenizer_of(
     )
 
 
-def shaped_by(tokenizer: Any, encoder: EncoderConfig) -> EncoderConfig:
+def with_vocab_of(tokenizer: Any, encoder: EncoderConfig) -> EncoderConfig:
     """The shape of an encoder from scratch, with a row of its table for each token."""
     return dataclasses.replace(encoder, vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id)
 

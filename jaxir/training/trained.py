@@ -13,9 +13,9 @@ from jaxir.config import Config, RunConfig
 from jaxir.errors import UserError
 from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
+from jaxir.runtime.files import as_local, path_of
 from jaxir.training.model_card import model_card
 from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE, read_config
-from jaxir.whole_files import as_local, path_of
 
 if TYPE_CHECKING:
     from jaxir.training.family import Objective
@@ -50,9 +50,9 @@ def read_trained(name: str) -> TrainedModel:
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
     # seconds to import, which a model that is whole should not cost
     from jaxir.training.contrastive import CONTRASTIVE
-    from jaxir.training.inputs import read_start
+    from jaxir.training.inputs import load_initial_weights
 
-    model, params, tokenizer = read_start(config, None, workdir)
+    model, params, tokenizer = load_initial_weights(config, None, workdir)
     config.model = model
     params = newest_params(config, workdir, params, CONTRASTIVE)
     prefixes = model.query_prefix, model.passage_prefix

@@ -7,10 +7,9 @@ from typing import Any
 import dacite
 from etils import epath
 
-from jaxir.config import RunConfig
+from jaxir.config import CONFIGS, RunConfig
 from jaxir.errors import UserError
-from jaxir.tasks import CONFIGS
-from jaxir.whole_files import create
+from jaxir.runtime.files import create
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
 
@@ -62,7 +61,7 @@ def read_config(workdir: epath.PathLike) -> RunConfig:
 
 def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:
     """Fields that differ, with both values."""
-    if name == "config.watch" or found == wanted:
+    if name == "config.logging" or found == wanted:
         return []
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [

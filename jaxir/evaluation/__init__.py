@@ -1,0 +1,1 @@
+"""Exact ranks, metrics, language bias and significance, from embeddings to tables and pictures."""

@@ -1,0 +1,1 @@
+"""Foundations under every run: mesh, processes, files, claims, hub, memory, versions."""

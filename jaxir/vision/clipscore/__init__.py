@@ -1,0 +1,1 @@
+"""CLIPScore and RefCLIPScore of captions, by CLIP or by a trained ALBEF."""

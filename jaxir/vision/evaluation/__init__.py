@@ -1,0 +1,1 @@
+"""Image-text retrieval by language, and in a pool of all languages."""

@@ -1,0 +1,1 @@
+"""ViT, CLIP and ALBEF, with their weights in and out of Hugging Face folders."""

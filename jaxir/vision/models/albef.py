@@ -1,0 +1,203 @@
+"""ALBEF (arXiv 2107.07651): an image encoder, a text encoder, and layers that fuse the two.
+
+Dimension key: B rows, S side in pixels, L tokens, D width of states, P patches and the class token,
+E width of features, K masked tokens, V vocabulary.
+
+Parameters are a plain nested dict of float32 arrays, as in `jaxir.models.dual_encoder`; the leaf
+`log_temperature` is the log of the learned temperature over the one that the config names. The
+functions work without a mesh, and under `jax.jit` on a mesh of explicit axes that shards the rows.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+
+from jaxir.config import AlbefModelConfig
+from jaxir.errors import UserError
+from jaxir.models.attention import one_text_a_row
+from jaxir.models.dual_encoder import l2_normalize, matmul_precision
+from jaxir.models.encoder import Encoder, kernel_init, with_params
+from jaxir.runtime.mesh import on_each_device
+from jaxir.vision.models.fusion import Fusion, MaskedTokenHead
+from jaxir.vision.models.vit import VisionTransformer
+
+Params = dict[str, Any]
+
+
+class Albef(nnx.Module):
+    """The encoders, the projections of their first states, the fusion layers and two heads."""
+
+    def __init__(self, config: AlbefModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        dtype, remat = jnp.dtype(config.compute_dtype), config.remat
+        text = dataclasses.replace(config.text, layers=config.text_layers)
+
+        def linear(width: int, out: int) -> nnx.Linear:
+            init = kernel_init(config.text)
+            return nnx.Linear(width, out, dtype=dtype, kernel_init=init, rngs=rngs)
+
+        self.image_encoder = VisionTransformer(config.vit, dtype, rngs, remat)
+        self.text_encoder = Encoder(text, dtype, rngs, remat)
+        self.image_projection = linear(config.vit.hidden_size, config.projection)
+        self.text_projection = linear(text.hidden_size, config.projection)
+        self.fusion = Fusion(config.fusion, dtype, rngs, remat)
+        self.match_head = linear(text.hidden_size, 2)
+        self.masked_token_head = MaskedTokenHead(text, dtype, rngs)
+
+    def image_states(
+        self, pixels: Int[Array, "B S S 3"], seeds: UInt32[Array, "B"] | None
+    ) -> Float[Array, "B P D"]:
+        """States of the class token and the patches."""
+        mean, std = (jnp.array(x) for x in (self.config.image_mean, self.config.image_std))
+        x = pixels.astype(jnp.float32) / 255
+        return self.image_encoder((x - mean[None, None, None]) / std[None, None, None], seeds)
+
+    def text_states(
+        self,
+        ids: Int[Array, "B L"],
+        lengths: Int[Array, "B"],
+        seeds: UInt32[Array, "B"] | None,
+    ) -> Float[Array, "B L D"]:
+        """States of tokens that have not seen an image."""
+        places = one_text_a_row(self.config.text, mask_of(ids, lengths), seeds)
+        return self.text_encoder(ids, places)
+
+    def image_features(self, states: Float[Array, "B P D"]) -> Float[Array, "B E"]:
+        """Unit vectors of images, in float32."""
+        return l2_normalize(self.image_projection(states[:, 0]).astype(jnp.float32))
+
+    def text_features(self, states: Float[Array, "B L D"]) -> Float[Array, "B E"]:
+        """Unit vectors of captions, in float32."""
+        return l2_normalize(self.text_projection(states[:, 0]).astype(jnp.float32))
+
+    def fused(
+        self,
+        texts: Float[Array, "B L D"],
+        lengths: Int[Array, "B"],
+        images: Float[Array, "B P D"],
+        seeds: UInt32[Array, "B"] | None,
+    ) -> Float[Array, "B L D"]:
+        """States of tokens that have seen the image of their row."""
+        places = one_text_a_row(self.config.text, mask_of(texts, lengths), seeds)
+        return self.fusion(texts, places, images)
+
+    def match_scores(self, fused: Float[Array, "B L D"]) -> Float[Array, "B 2"]:
+        """Scores of "no" and "yes" for pairs."""
+        return self.match_head(fused[:, 0]).astype(jnp.float32)
+
+    def token_scores(self, fused: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
+        """Scores of what a masked token was."""
+        return self.masked_token_head(fused, self.text_encoder.token_embedding.embedding[...])
+
+
+def mask_of(texts: Array, lengths: Int[Array, "B"]) -> Array:
+    """Where a row's text is."""
+    return jnp.arange(texts.shape[1])[None, :] < lengths[:, None]
+
+
+def init_params(config: AlbefModelConfig, key: PRNGKeyArray) -> Params:
+    """Random parameters: normal of standard deviation 0.02, biases 0, scales 1."""
+    params = nnx.to_pure_dict(nnx.state(Albef(config, nnx.Rngs(key))))
+    return params | {"log_temperature": jnp.float32(0)}
+
+
+def abstract_params(config: AlbefModelConfig) -> Params:
+    """Shapes and dtypes of the parameters, without making them."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def module(config: AlbefModelConfig, params: Params) -> Albef:
+    """The module with these parameters; those of layers are gathered later, layer by layer."""
+    own = {name: leaves for name, leaves in params.items() if name != "log_temperature"}
+    return with_params(lambda: Albef(config, nnx.Rngs(0)), own)
+
+
+def check_length(config: AlbefModelConfig, ids: Int[Array, "B L"]) -> None:
+    """Raise a `UserError` if captions are longer than the position table."""
+    if ids.shape[1] > config.text.max_tokens:
+        raise UserError(
+            f"captions of {ids.shape[1]} tokens: the model has positions for "
+            f"{config.text.max_tokens}; cut them or raise model.text.positions"
+        )
+
+
+def image_states(
+    config: AlbefModelConfig, params: Params, pixels: Int[Array, "B S S 3"]
+) -> Float[Array, "B P D"]:
+    """States of images, which `match_scores` reads; pixels from 0 to 255."""
+
+    def local(params: Params, pixels: Array, _: None) -> Array:
+        return module(config, params).image_states(pixels, None)
+
+    with matmul_precision(config.compute_dtype):
+        return on_each_device(local, params, pixels)
+
+
+def image_features(
+    config: AlbefModelConfig, params: Params, pixels: Int[Array, "B S S 3"]
+) -> Float[Array, "B E"]:
+    """Unit vectors of images, whose products with those of captions rank them."""
+
+    def local(params: Params, pixels: Array, _: None) -> Array:
+        model = module(config, params)
+        return model.image_features(model.image_states(pixels, None))
+
+    with matmul_precision(config.compute_dtype):
+        return on_each_device(local, params, pixels)
+
+
+def text_features(
+    config: AlbefModelConfig,
+    params: Params,
+    ids: Int[Array, "B L"],
+    lengths: Int[Array, "B"],
+) -> Float[Array, "B E"]:
+    """Unit vectors of captions.
+
+    Raises:
+        UserError: they are longer than the model's position table.
+    """
+    check_length(config, ids)
+
+    def local(params: Params, rows: tuple[Array, Array], _: None) -> Array:
+        model = module(config, params)
+        return model.text_features(model.text_states(*rows, None))
+
+    with matmul_precision(config.compute_dtype):
+        return on_each_device(local, params, (ids, lengths))
+
+
+def match_scores(
+    config: AlbefModelConfig,
+    params: Params,
+    images: Float[Array, "B P D"],
+    ids: Int[Array, "B L"],
+    lengths: Int[Array, "B"],
+) -> Float[Array, "B"]:
+    """Log-odds that image and caption of a row belong together.
+
+    Args:
+        config: the model's shape.
+        params: its parameters.
+        images: their states.
+        ids: of the captions.
+        lengths: of the captions.
+
+    Raises:
+        UserError: captions are longer than the model's position table.
+    """
+    check_length(config, ids)
+
+    def local(params: Params, rows: tuple[Array, Array, Array], _: None) -> Array:
+        images, ids, lengths = rows
+        model = module(config, params)
+        texts = model.text_states(ids, lengths, None)
+        scores = model.match_scores(model.fused(texts, lengths, images, None))
+        return scores[:, 1] - scores[:, 0]
+
+    with matmul_precision(config.compute_dtype):
+        return on_each_device(local, params, (images, ids, lengths))

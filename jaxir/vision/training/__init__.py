@@ -1,0 +1,1 @@
+"""ALBEF: its losses, momentum model and training task."""
