@@ -1,4 +1,4 @@
-"""How commands read their flags, and how they end.
+"""Flags, logging and exit status of all commands.
 
 Bare absl exits with 1 on `--help` and shows a traceback for a misspelt config field; here help
 exits with 0, and a user's mistake is one line and status 2.
@@ -27,14 +27,11 @@ from jaxir.errors import NO_SPACE, RunError, UserError
 if TYPE_CHECKING:
     from etils import epath
 
-    from jaxir.retrieval.index import Index
-    from jaxir.retriever import Retriever
-
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Call `main` with the arguments and exit: 0, or what an error of ours says, in one line."""
+    """Call `main` with the arguments and exit with 0, or with one line and an error's status."""
     warnings.showwarning = _show_warning
     try:
         status = main(sys.argv)
@@ -69,14 +66,14 @@ def _exit(message: str, status: int) -> None:
 
 
 def log_to_stderr() -> None:
-    """What jaxir has to say, in plain lines; of its libraries only their warnings."""
+    """Log jaxir's messages as plain lines, and only warnings of the libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("jaxir")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # where a save breaks off, orbax and its event loops log tracebacks of what our one line says
+    # if a save fails, orbax and its event loops log tracebacks of what our one line says
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _ignore_closed_loops
@@ -122,77 +119,6 @@ def parse(
     if len(rest) > 1 + words:
         raise UserError(f"{rest[1 + words]!r}: not a flag; see --help")
     return rest[1:]
-
-
-def define_model(values: flags.FlagValues) -> None:
-    """Define the flags that say which model to load and how; `load_retriever` reads them."""
-
-    def define(name: str, text: str) -> None:
-        flags.DEFINE_string(name, None, text, flag_values=values)
-
-    kinds = "workdir of a run, transformers or sentence-transformers folder, or hub name"
-    define("model", f"{kinds} (OWNER/NAME or OWNER/NAME@REVISION)")
-    define("query_prefix", "before each query (default: the model's)")
-    define("passage_prefix", "before each passage (default: the model's)")
-    for side, texts in (("query", "queries"), ("passage", "passages")):
-        flags.DEFINE_integer(
-            f"max_{side}_tokens",
-            None,
-            f"longer {texts} are cut (default: the model's)",
-            3,
-            flag_values=values,
-        )
-    flags.DEFINE_integer(
-        "batch_tokens",
-        0,
-        "encoded at a time, padding included (default: what suits the devices)",
-        0,
-        flag_values=values,
-    )
-    flags.DEFINE_string("compute_dtype", "float32", "float32 or bfloat16", flag_values=values)
-
-
-def load_retriever(values: flags.FlagValues) -> "Retriever":
-    """The model that the flags of `define_model` describe.
-
-    Raises:
-        UserError: there is no such model, or it is damaged.
-    """
-    from jaxir.retriever import Retriever
-
-    wanted = ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
-    names = (*wanted, "batch_tokens", "compute_dtype")
-    given: dict[str, Any] = {name: values[name].value for name in names}
-    return Retriever.load(values.model, **given)
-
-
-def define_index(values: flags.FlagValues) -> None:
-    """Define `--index` and the flags of its model; `load_index` reads them."""
-    define_model(values)
-    flags.DEFINE_string("index", None, "folder that jaxir.encode wrote", flag_values=values)
-
-
-def load_index(values: flags.FlagValues) -> "tuple[Retriever, Index]":
-    """The index that the flags name, and its model: the one that made it, unless --model says.
-
-    Raises:
-        UserError: there is no such index or model, one is damaged, or they do not fit.
-    """
-    from jaxir.retrieval.index import Index, read_index_file
-
-    described = read_index_file(Path(values.index))
-    if values.model is not None:
-        retriever = load_retriever(values)
-    else:
-        values.model = described["model"]
-        try:
-            retriever = load_retriever(values)
-        except UserError as error:
-            raise UserError(
-                f"{values.index}: made by the model {values.model!r}, which cannot be loaded; "
-                f"--model names where it lies now ({error})"
-            ) from None
-    return retriever, Index.load(values.index, retriever)
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -258,7 +184,7 @@ def started(argv: list[str], values: flags.FlagValues) -> "Iterator[epath.Path]"
 
 
 def _keep_compiled(chosen: str | None, default: str) -> None:
-    """Keep compiled programs, so that a run that goes on after a preemption starts at once."""
+    """Keep compiled programs on disk, so that a resumed run does not compile again."""
     import jax
 
     if chosen is None and jax.default_backend() != "cpu":
@@ -319,7 +245,7 @@ def config_name(argv: list[str]) -> str:
 
 
 def _config_arguments(argv: list[str]) -> Iterator[tuple[int, str]]:
-    """Where on the command line the config's path stands, and the path."""
+    """Index of the argument that names the config's file, and that name."""
     for place, argument in enumerate(argv):
         if argument in ("--config", "-config") and place + 1 < len(argv):
             yield place + 1, argv[place + 1]
@@ -328,7 +254,7 @@ def _config_arguments(argv: list[str]) -> Iterator[tuple[int, str]]:
 
 
 def _resolve_config(argv: list[str]) -> None:
-    """Put the path of the file in place of a config's bare name."""
+    """Replace a config's bare name by the path of its file."""
     for place, value in list(_config_arguments(argv)):
         path = find_config(value)
         before = argv[place].split("=", 1)[0] + "=" if argv[place].startswith("-") else ""
@@ -353,7 +279,7 @@ def find_config(name: str) -> Path:
 
 
 def _misspelt(argv: list[str], error: Exception) -> str:
-    """The override that `error` came from, and the nearest field of the config."""
+    """A message that names the misspelt override and the nearest field of the config."""
     config = _without_overrides(argv)
     kinds = [config] if config else [kind() for kind in CONFIGS.values()]
     of_task = f" in a config of task {config.task!r}" if config else ""

@@ -1,8 +1,8 @@
-"""What a user is meant to see: one line each, without a traceback."""
+"""Errors that users see as one line, without a traceback."""
 
 import errno
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 
 
 class UserError(Exception):
@@ -12,6 +12,6 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on, through no mistake in what it was told; one line, as above."""
+    """A failure of a run that no config or flag caused; one line, as above."""
 
     exit_status = 1

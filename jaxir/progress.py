@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, a line at times in a file or a pipe."""
+"""Progress of long commands: a bar on a terminal, a line every 30 s in a file or a pipe."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 30.0  # what takes less says nothing where nobody watches
+SECONDS_BETWEEN_LINES = 30.0  # in a file or pipe, shorter work logs nothing
 
 
 class _Lines:
@@ -58,7 +58,7 @@ def progress_bar(what: str, total: int | None, unit: str, done: int = 0, **optio
 
 @contextmanager
 def still_at(what: str) -> Iterator[None]:
-    """Say every 30 seconds that work goes on whose steps nobody can count."""
+    """Log a line every 30 seconds during work that has no countable steps."""
     began, done = time.monotonic(), threading.Event()
 
     def say() -> None:

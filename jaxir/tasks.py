@@ -1,15 +1,15 @@
-"""Which family a config's runs belong to."""
+"""The task of a config, by the name that `config.task` has."""
 
 from jaxir.config import RunConfig
-from jaxir.training.family import Family
+from jaxir.training.task import Task
 
 
-def family_of(config: RunConfig) -> Family:
-    """By its task; what another family needs is not imported."""
+def task_of(config: RunConfig) -> Task:
+    """The task of a config; packages that only another task needs are not imported."""
     if config.task == "albef":
         from jaxir.vision.training.albef import ALBEF
 
         return ALBEF
-    from jaxir.training.retriever import RETRIEVER
+    from jaxir.training.retrieval import RETRIEVAL
 
-    return RETRIEVER
+    return RETRIEVAL

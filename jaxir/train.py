@@ -34,14 +34,12 @@ def main(argv: list[str]) -> int | None:
         points(config.sweep)  # a mistake in them is found before anything is imported or written
     with command_line.started(argv, values) as workdir:
         # these take seconds to import, and some of what they import looks for devices
-        if is_sweep(config):
-            from jaxir.sweep.workers import sweep
+        from jaxir.sweep.workers import sweep
+        from jaxir.tasks import task_of
+        from jaxir.training.run import run
 
-            sweep(config, workdir)
-        else:
-            from jaxir.training.run import run
-
-            run(config, workdir)
+        start = sweep if is_sweep(config) else run
+        start(config, task_of(config), workdir)
     return 0
 
 

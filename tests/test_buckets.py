@@ -31,7 +31,7 @@ from jaxir.errors import UserError
 from jaxir.runtime.claims import Claims, make_together
 from jaxir.runtime.files import as_local, create, path_of, publish, write_json, writing
 from jaxir.training.checkpoint import Checkpoints
-from jaxir.training.report import Report
+from jaxir.training.run_log import RunLog
 from jaxir.training.workdir import claim
 
 TEXTS = [f"Query: number {n} and {n * n} of many" for n in range(300)]
@@ -339,7 +339,7 @@ def _events(server, folder):
 
 
 def test_a_report_is_there_after_a_flush(server, folder):
-    report = Report(folder, LoggingConfig(), {}, 0)
+    report = RunLog(folder, LoggingConfig(), {}, 0)
     for step in (1, 2):
         report.write(step, {"loss": 1 / step, "held_out/map@10": 0.5})
     assert not _inside(server, folder)
@@ -358,7 +358,7 @@ def test_a_report_is_there_after_a_flush(server, folder):
 
 def test_a_report_is_written_now_and_then(server, folder, monkeypatch):
     monkeypatch.setattr("jaxir.training.report.SECONDS_BETWEEN_WRITES", 0.0)
-    report = Report(folder, LoggingConfig(), {}, 0)
+    report = RunLog(folder, LoggingConfig(), {}, 0)
     report.write(1, {"loss": 1.0})
     assert _steps(server, folder) == [1]
     report.close()
@@ -366,14 +366,14 @@ def test_a_report_is_written_now_and_then(server, folder, monkeypatch):
 
 @pytest.mark.parametrize("resumed", [4, 0])
 def test_a_resumed_report_drops_later_lines(server, folder, resumed):
-    report = Report(folder, LoggingConfig(), {}, 0)
+    report = RunLog(folder, LoggingConfig(), {}, 0)
     for step in range(1, 7):
         report.write(step, {"loss": 1.0})
     report.close()
     (before,) = _events(server, folder)
     began = int(time.time())
     _wait_for(lambda: int(time.time()) > began)  # TensorBoard's files are named by the second
-    report = Report(folder, LoggingConfig(), {}, resumed)
+    report = RunLog(folder, LoggingConfig(), {}, resumed)
     report.write(resumed + 1, {"loss": 0.5})
     report.close()
     assert _steps(server, folder) == [*range(1, resumed + 2)]
@@ -382,7 +382,7 @@ def test_a_resumed_report_drops_later_lines(server, folder, resumed):
 
 def test_a_line_cut_off_by_a_kill_is_dropped(server, folder):
     server.put(_name(folder / "metrics.jsonl"), b'{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
-    Report(folder, LoggingConfig(tensorboard=False), {}, 2).close()
+    RunLog(folder, LoggingConfig(tensorboard=False), {}, 2).close()
     assert _steps(server, folder) == [1]
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from jaxir.config import Config, validate_shape
 from jaxir.runtime.mesh import make_mesh, to_devices
-from jaxir.tasks import family_of
-from jaxir.training.step import compile_step, init_state, make_state
+from jaxir.tasks import task_of
+from jaxir.training.step import TrainStep, init_state, make_state
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(jaxir.configs.__path__))
 PARAMETERS = {
@@ -44,7 +44,7 @@ def test_it_is_valid_and_its_state_has_a_shape(name):
     config.validate()
     if isinstance(config, Config):
         validate_shape(config.model)
-    state = jax.eval_shape(lambda: init_state(config, None, family_of(config).objective))
+    state = jax.eval_shape(lambda: init_state(config, None, task_of(config)))
     count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state["params"]["model"]))
     assert count == PARAMETERS.get(name, count)
 
@@ -104,11 +104,10 @@ def test_a_shrunken_copy_takes_a_step(name):
     config.batch_size = BATCH
     batch = {"retrieval": _shrunken_retriever, "albef": _shrunken_albef}[config.task](config)
     config.validate()
-    objective, mesh = family_of(config).objective, make_mesh(config)
+    task, mesh = task_of(config), make_mesh(config)
     with jax.set_mesh(mesh):
-        state = make_state(config, None, mesh, objective)
+        state = make_state(config, None, mesh, task)
         on_devices = to_devices(batch, mesh)
-        step, _ = compile_step(config, state, on_devices, objective)
-        state, metrics = step(state, on_devices)
+        state, metrics = TrainStep(config, task)(state, on_devices)
         assert np.isfinite(float(metrics["loss"]))
         assert int(state["step"]) == 1

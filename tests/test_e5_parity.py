@@ -25,6 +25,7 @@ from jaxir import Retriever  # noqa: E402
 from jaxir.benchmarks.lareqa import read_xquad_r  # noqa: E402
 from jaxir.models.dual_encoder import embed_packed  # noqa: E402
 from jaxir.models.trained import read_folder  # noqa: E402
+from jaxir.training.retrieval import RETRIEVAL  # noqa: E402
 from jaxir.training.run import run  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -139,7 +140,7 @@ def config_from(folder, workdir):
 def exported(folder, tmp_path_factory):
     """The export of a run that started from the weights."""
     workdir = tmp_path_factory.mktemp("run")
-    run(config_from(folder, workdir), workdir / "run")
+    run(config_from(folder, workdir), RETRIEVAL, workdir / "run")
     shutil.rmtree(workdir / "run/checkpoints")  # gigabytes
     return workdir / "run/export"
 

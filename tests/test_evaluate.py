@@ -19,6 +19,7 @@ from jaxir.evaluation.per_query import read_values
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import read_tokenizer, write_model
 from jaxir.training import loop
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.run import run
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
@@ -198,12 +199,12 @@ def test_a_workdir_under_way_and_a_finished_one(tmp_path, collection, monkeypatc
 
     monkeypatch.setattr(loop.Meter, "add", stop_soon)
     with pytest.raises(RunError, match="stopped for the test"):
-        run(config, tmp_path / "run")
+        run(config, RETRIEVAL, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setenv("JAXIR_CACHE", str(tmp_path / "cache"))
     arguments = ("--benchmark", collection, "--nobm25", "--resamples", 10)
     run_command("--model", tmp_path / "run", *arguments, "--output", tmp_path / "one")
-    run(config, tmp_path / "run")
+    run(config, RETRIEVAL, tmp_path / "run")
     run_command("--model", tmp_path / "run", *arguments, "--output", tmp_path / "two")
     one, two = (read_report(tmp_path / name)["model"] for name in ("one", "two"))
     assert one["sha256"] != two["sha256"]

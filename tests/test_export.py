@@ -10,6 +10,7 @@ from tiny import tiny_config
 
 from jaxir import Retriever, export
 from jaxir.errors import UserError
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.run import run
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
@@ -38,7 +39,7 @@ def test_an_exported_folder_is_the_same_model(tmp_path):
 def test_the_card_of_a_run_says_how_it_was_made(tmp_path):
     config = tiny_config(tmp_path, steps=4)
     config.evaluation.every = 0
-    run(config, tmp_path / "run")
+    run(config, RETRIEVAL, tmp_path / "run")
     run_export("--model", tmp_path / "run", "--output", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card == (tmp_path / "run" / "export" / "README.md").read_text()

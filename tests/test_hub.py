@@ -187,13 +187,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tiny import tiny_config
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.run import run
 folder = Path(sys.argv[1])
 config = tiny_config(folder, steps=2)
 config.model.init, config.model.trained_tokenizer_size = "owner/whole@v1", 0
 config.model.max_query_tokens = config.model.max_passage_tokens = 16
 config.evaluation.every = 0
-run(config, folder / "run")
+run(config, RETRIEVAL, folder / "run")
 """
 
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
+from jaxir.data.batch import BatchLayout, texts_per_row
 from jaxir.data.packing import (
-    MOST_COUNTS,
     enough_rows,
     pack,
     pack_batch,
     row_counts,
-    texts_a_row,
 )
 
 WIDTH = 64
@@ -63,8 +62,10 @@ def test_rows_hold_the_texts_and_nothing_else(seed):
         for device in range(devices)
     ]
     rows = max(packing.rows for packing in packings) + 2
+    # rows of that layout hold so many texts: WIDTH // (WIDTH // most)
+    layout = BatchLayout(own, every - 1, WIDTH // most, WIDTH, packed_length=WIDTH, rows=rows)
     first, pairs = 40, 100  # the third and fourth device of ten
-    shared = pack_batch(batch, packings, (rows, WIDTH, most), first, pairs, pad_id=1)
+    shared = pack_batch(batch, packings, layout, first, pairs, pad_id=1)
     assert shared["row_ids"].shape == shared["row_segments"].shape == (devices * rows, WIDTH)
     found = {}
     for row, segments in enumerate(shared["row_segments"]):
@@ -100,7 +101,7 @@ def test_any_batch_fits_the_last_count():
                 rng.integers(shortest[1], width + 1, passages),
             ]
         )
-        packing = pack(lengths, width, texts_a_row(width, limit))
+        packing = pack(lengths, width, texts_per_row(width, limit))
         assert packing.rows <= enough_rows(queries, passages, width, limit)
 
 

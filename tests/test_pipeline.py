@@ -76,7 +76,7 @@ def test_a_batch_holds_the_texts_of_its_rows(loader):
 
 def packing(loader, devices=8):
     """The same rows, sharing rows of 40 tokens."""
-    return dataclasses.replace(loader, packed_length=40, devices=devices, rows_at_once=2)
+    return dataclasses.replace(loader, packed_length=40, devices=devices, grad_cache_chunk=2)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -18,9 +18,9 @@ from jaxir.config import (
 from jaxir.errors import UserError
 from jaxir.runtime import mesh as mesh_module
 from jaxir.runtime.mesh import make_mesh, process_rows, replicate, to_devices
-from jaxir.training.contrastive import batch_loss
 from jaxir.training.optimizer import decayed, learning_rate
-from jaxir.training.step import compile_step, init_state, make_state, matmul_flops
+from jaxir.training.retrieval import RETRIEVAL, batch_loss
+from jaxir.training.step import TrainStep, init_state, make_state, matmul_flops
 
 BATCH = 16
 
@@ -70,7 +70,7 @@ def test_one_device_and_eight_have_one_loss_and_gradient(dropout):
     config = _config(dropout=dropout, loss=LossConfig(learned_temperature=True, matryoshka=(4,)))
 
     def gradient(mesh):
-        state = replicate(init_state(config), mesh)
+        state = replicate(init_state(config, None, RETRIEVAL), mesh)
         seed = jnp.uint32(5) if dropout else None
         function = jax.value_and_grad(lambda p, b: batch_loss(p, b, config, seed)[0])
         return jax.jit(function)(state["params"], to_devices(_batch(), mesh))
@@ -86,7 +86,7 @@ def _gradient(config, dropout, devices=8, replicas=1):
     shape = (replicas, devices // replicas)
     mesh = jax.make_mesh(shape, ("replica", "data"), devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        state = make_state(config, None, mesh)
+        state = make_state(config, None, mesh, RETRIEVAL)
         seed = jnp.uint32(5) if dropout else None
         function = jax.value_and_grad(lambda p, b: batch_loss(p, b, config, seed)[0])
         loss, gradient = jax.jit(function)(state["params"], to_devices(_batch(), mesh))
@@ -138,8 +138,8 @@ def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
     def losses(config):
         mesh = jax.make_mesh((config.scale.replicas, 8 // config.scale.replicas), mesh_module.AXES)
         with jax.set_mesh(mesh):
-            state, batch = make_state(config, None, mesh), to_devices(_batch(), mesh)
-            step, _ = compile_step(config, state, batch)
+            state, batch = make_state(config, None, mesh, RETRIEVAL), to_devices(_batch(), mesh)
+            step = TrainStep(config, RETRIEVAL)
             found = []
             for _ in range(5):
                 state, metrics = step(state, batch)
@@ -170,7 +170,7 @@ def test_dropout_matters_and_follows_the_seed():
     config = _config(dropout=0.3)
 
     def losses(mesh):
-        params = replicate(init_state(config), mesh)["params"]
+        params = replicate(init_state(config, None, RETRIEVAL), mesh)["params"]
         batch = to_devices(_batch(), mesh)
         loss = jax.jit(lambda seed: batch_loss(params, batch, config, seed)[0])
         return [loss(x if x is None else jnp.uint32(x)) for x in (None, 1, 1, 2)]
@@ -184,10 +184,11 @@ def test_steps_learn_a_batch_and_donate_the_state():
     config = _config()
 
     def run(mesh):
-        state = replicate(init_state(config), mesh)
+        state = replicate(init_state(config, None, RETRIEVAL), mesh)
         batch = to_devices(_batch(), mesh)
-        step, cost = compile_step(config, state, batch)
-        assert cost["peak_bytes"] > cost["argument_bytes"] > 1e4
+        step = TrainStep(config, RETRIEVAL)
+        cost = step.compile(state, batch)
+        assert cost.peak_bytes > cost.argument_bytes > 1e4
         losses = []
         before = state
         for _ in range(30):
@@ -217,7 +218,7 @@ def test_flops_are_those_of_all_devices():
     def flops(devices):
         mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            params = replicate(init_state(_config()), mesh)["params"]
+            params = replicate(init_state(_config(), None, RETRIEVAL), mesh)["params"]
             batch = to_devices(_batch(), mesh)
             loss = jax.make_jaxpr(lambda p, b: batch_loss(p, b, _config(), None)[0])
             return matmul_flops(loss(params, batch).jaxpr)
@@ -226,7 +227,8 @@ def test_flops_are_those_of_all_devices():
 
 
 def test_weight_decay_spares_biases_and_scales():
-    params = init_state(_config(loss=LossConfig(learned_temperature=True)))["params"]
+    config = _config(loss=LossConfig(learned_temperature=True))
+    params = init_state(config, None, RETRIEVAL)["params"]
     names = {
         "/".join(key.key for key in path): flag
         for path, flag in jax.tree_util.tree_leaves_with_path(decayed(params))
@@ -295,6 +297,9 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_the_seed_decides_the_weights():
-    a, b = (init_state(dataclasses.replace(_config(), seed=seed))["params"] for seed in (1, 2))
+    a, b = (
+        init_state(dataclasses.replace(_config(), seed=seed), None, RETRIEVAL)["params"]
+        for seed in (1, 2)
+    )
     kernels = [p["model"]["projection"]["kernel"] for p in (a, b)]
     assert not np.allclose(*kernels)

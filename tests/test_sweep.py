@@ -27,7 +27,8 @@ from jaxir.sweep.points import runs
 from jaxir.sweep.report import report
 from jaxir.sweep.results import read_study
 from jaxir.sweep.workers import DONE, WAIT, Board, sweep
-from jaxir.training import loop
+from jaxir.training.retrieval import RETRIEVAL
+from jaxir.training.step import TrainStep
 from jaxir.training.workdir import claim
 
 NAMED = ("X-X", "uniform")
@@ -54,11 +55,11 @@ def _figures(workdir):
 def test_every_point_has_its_runs_once_and_one_program_serves_them(tmp_path, monkeypatch, capsys):
     config, workdir = _config(tmp_path), tmp_path / "sweep"
     compiled = []
-    compile_step = loop.compile_step
+    compile_step = TrainStep._compile
     monkeypatch.setattr(
-        loop, "compile_step", lambda *given: compiled.append(1) or compile_step(*given)
+        TrainStep, "_compile", lambda *given: compiled.append(1) or compile_step(*given)
     )
-    sweep(config, epath.Path(workdir))
+    sweep(config, RETRIEVAL, epath.Path(workdir))
     assert len(compiled) == 1
     for one in runs(config):
         results = json.loads((workdir / one.name / "results.json").read_text())
@@ -70,13 +71,13 @@ def test_every_point_has_its_runs_once_and_one_program_serves_them(tmp_path, mon
         assert not (workdir / one.name / "tokens").exists()  # shared
     assert not list((workdir / "claims").iterdir())
     summary = json.loads((workdir / "results.json").read_text())
-    found = summary["tasks"]["held_out"]
+    found = summary["datasets"]["held_out"]
     assert {name: len(some) for name, some in found.items()} == dict.fromkeys(NAMED, 1)
     assert not summary["missing"]
 
     capsys.readouterr()
-    monkeypatch.setattr(workers, "_work", None)  # would fail if it were called
-    sweep(config, epath.Path(workdir))
+    monkeypatch.setattr(workers, "_Worker", None)  # would fail if it were called
+    sweep(config, RETRIEVAL, epath.Path(workdir))
     shown = capsys.readouterr().out
     assert "uniform" in shown
     assert "±" in shown
@@ -84,7 +85,7 @@ def test_every_point_has_its_runs_once_and_one_program_serves_them(tmp_path, mon
 
     other = _config(tmp_path, named=("X-X", "X-Y"))
     with pytest.raises(UserError, match=r"belongs to a run with another config .*sweep.named was"):
-        sweep(other, epath.Path(workdir))
+        sweep(other, RETRIEVAL, epath.Path(workdir))
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -92,26 +93,24 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
     wanted = {run.name: run for run in runs(config)}
     begun, failing = [], ["X-Y-seed0"]
 
-    def pretend(one, inputs, folder, name, programs):
+    def pretend(setup, name):
         begun.append(name)
         if name in failing:
-            folder.mkdir()
             raise RunError("step 3: the loss is nan")
         write_run(tmp_path / "sweep", wanted[name], *quadratic(wanted[name]))
-        return {}, programs
 
-    monkeypatch.setattr(workers, "train_and_measure", pretend)
+    monkeypatch.setattr(workers, "train_and_evaluate", pretend)
     workdir = epath.Path(tmp_path / "sweep")
     message = r"1 of 6 runs have no results \(X-Y-seed0 failed: step 3: the loss is nan\)"
     with pytest.raises(RunError, match=message) as error:
-        sweep(config, workdir)
+        sweep(config, RETRIEVAL, workdir)
     assert error.value.exit_status == 1
     assert len(begun) == 6
     assert "X-Y (1 of 2 seeds)" in capsys.readouterr().out
 
     begun.clear()
     with pytest.raises(RunError, match=message):
-        sweep(config, workdir)
+        sweep(config, RETRIEVAL, workdir)
     assert not begun
 
     report(workdir, workdir / "report", 0.5, None, None)
@@ -124,7 +123,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
     assert "failed: step 3: the loss is nan: X-Y-seed0" in page
 
     failing.clear()
-    sweep(config, workdir, retry_failed=True)
+    sweep(config, RETRIEVAL, workdir, retry_failed=True)
     assert begun == ["X-Y-seed0"]
     assert not json.loads((workdir / "results.json").read_text())["missing"]
 
@@ -133,13 +132,9 @@ def test_parameters_that_are_not_finite_are_a_failed_run(tmp_path, monkeypatch):
     config = _config(tmp_path, named=("uniform",))
     broken = {"kernel": np.array([1.0, np.nan], np.float32)}
 
-    def train(one, family, inputs, folder, *_):
-        folder.mkdir()
-        return broken, None
-
-    monkeypatch.setattr("jaxir.training.run.train", train)
+    monkeypatch.setattr("jaxir.training.run.train", lambda *_: broken)
     with pytest.raises(RunError, match=r"uniform-seed0 failed: .*parameters that are not finite"):
-        sweep(config, epath.Path(tmp_path / "sweep"))
+        sweep(config, RETRIEVAL, epath.Path(tmp_path / "sweep"))
 
 
 def test_a_kind_that_the_data_cannot_serve_is_one_line(tmp_path):
@@ -148,7 +143,7 @@ def test_a_kind_that_the_data_cannot_serve_is_one_line(tmp_path):
     kept = [row for row in rows if '"query_lang": "de"' in row]
     (tmp_path / "rows.jsonl").write_text("\n".join(kept) + "\n")
     with pytest.raises(UserError, match=r"the data has no row for cross_lingual batches .*: de"):
-        sweep(config, epath.Path(tmp_path / "sweep"))
+        sweep(config, RETRIEVAL, epath.Path(tmp_path / "sweep"))
 
 
 def test_workers_take_runs_apart_and_wait_for_each_other(tmp_path):

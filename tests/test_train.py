@@ -1,7 +1,6 @@
 """Whole runs in small: what they leave behind, and that stopping changes nothing."""
 
 import copy
-import dataclasses
 import json
 import os
 import re
@@ -25,10 +24,10 @@ from jaxir.config import LoggingConfig, Shares
 from jaxir.errors import RunError, UserError
 from jaxir.models.dual_encoder import init_params
 from jaxir.runtime.mesh import make_mesh
-from jaxir.training.inputs import prepare
-from jaxir.training.report import Report
-from jaxir.training.retriever import RETRIEVER, evaluate_task
+from jaxir.training.retrieval import RETRIEVAL, evaluate_dataset
 from jaxir.training.run import run
+from jaxir.training.run_log import RunLog
+from jaxir.training.task import set_up
 
 
 def _weights(workdir):
@@ -46,7 +45,7 @@ def finished(tmp_path_factory):
     """A run that nothing interrupted: its config and workdir."""
     folder = tmp_path_factory.mktemp("finished")
     config = tiny_config(folder)
-    run(config, folder / "run")
+    run(config, RETRIEVAL, folder / "run")
     return config, folder / "run"
 
 
@@ -78,7 +77,7 @@ def test_a_packed_run_learns_what_a_padded_one_learns(finished, tmp_path):
     config.model.packed_length = 48
     config.evaluation.every = 0
     shutil.copytree(workdir / "tokenizer", tmp_path / "run" / "tokenizer")
-    run(config, tmp_path / "run")
+    run(config, RETRIEVAL, tmp_path / "run")
     lines = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (workdir, tmp_path / "run")
@@ -96,7 +95,7 @@ def test_a_relative_workdir_will_do(tmp_path, monkeypatch):
     config = tiny_config(tmp_path, steps=2)
     config.evaluation.every = 0
     monkeypatch.chdir(tmp_path)
-    run(config, Path("runs/relative"))
+    run(config, RETRIEVAL, Path("runs/relative"))
     assert (tmp_path / "runs/relative/checkpoints/2/manifest.json").exists()
 
 
@@ -111,14 +110,13 @@ def test_the_export_reads_back_as_the_best_checkpoint(finished):
 
 def test_fewer_queries_on_the_way_are_the_same_ones_against_the_whole_pool(finished):
     config, workdir = finished
-    inputs = prepare(config, workdir)
-    config = dataclasses.replace(config, model=inputs.model)
-    embed = RETRIEVER.embed(config)
+    inputs = RETRIEVAL.read_inputs(config, workdir)
+    setup = set_up(config, RETRIEVAL, inputs, make_mesh(config), workdir)
     params = init_params(inputs.model, jax.random.key(0))
-    task = inputs.tasks["held_out"]
-    with jax.set_mesh(make_mesh(config)):
+    held_out = inputs.datasets["held_out"]
+    with jax.set_mesh(setup.mesh):
         whole, part, again = (
-            evaluate_task(config, embed, params, task, queries) for queries in (0, 20, 20)
+            evaluate_dataset(setup, params, held_out, queries) for queries in (0, 20, 20)
         )
     assert (part.queries, part.passages) == (20, whole.passages)
     chosen = [
@@ -132,7 +130,7 @@ def test_fewer_queries_on_the_way_are_the_same_ones_against_the_whole_pool(finis
 def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):
     config, workdir = finished
     before = (workdir / "metrics.jsonl").stat().st_mtime_ns
-    run(config, workdir)
+    run(config, RETRIEVAL, workdir)
     assert "trained" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
 
@@ -142,7 +140,7 @@ def test_another_config_is_refused_with_the_field_named(finished):
     other = tiny_config(Path(config.data.directory))
     other.optimizer.learning_rate = 1e-3
     with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.005, is 0\.001"):
-        run(other, workdir)
+        run(other, RETRIEVAL, workdir)
 
 
 def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path):
@@ -157,10 +155,10 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
     thread = threading.Thread(target=stop_when_under_way)
     thread.start()
     with pytest.raises(RunError, match=r"stopped at step .* goes on from there") as stopped:
-        run(config, tmp_path / "run")
+        run(config, RETRIEVAL, tmp_path / "run")
     thread.join()
     assert stopped.value.exit_status == 143
-    run(config, tmp_path / "run")
+    run(config, RETRIEVAL, tmp_path / "run")
     _assert_bit_equal(_weights(tmp_path / "run"), _weights(workdir))
     metrics = [(p / "metrics.jsonl").read_text().splitlines() for p in (tmp_path / "run", workdir)]
     steps = [[json.loads(line)["step"] for line in lines] for lines in metrics]
@@ -170,7 +168,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
 def test_a_run_that_starts_again_drops_all_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 6, "loss": 1.0}\n')
-    Report(epath.Path(tmp_path), LoggingConfig(tensorboard=False), {}, 0).close()
+    RunLog(epath.Path(tmp_path), LoggingConfig(tensorboard=False), {}, 0).close()
     assert path.read_text() == ""
 
 
@@ -179,7 +177,7 @@ def test_a_loss_that_is_not_finite_names_step_kind_and_languages(tmp_path):
     config.optimizer.learning_rate, config.optimizer.clip_norm = 1e30, 0.0
     config.optimizer.warmup_steps = 0
     with pytest.raises(RunError, match=r"step \d+: the loss is .*lingual batch, ..-.."):
-        run(config, tmp_path / "run")
+        run(config, RETRIEVAL, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -217,7 +215,7 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
             owner = getattr(owner, part)
         setattr(owner, field, value)
     with pytest.raises(UserError, match=message) as error:
-        run(config, tmp_path / "run")
+        run(config, RETRIEVAL, tmp_path / "run")
     assert "\n" not in str(error.value)
 
 
@@ -309,7 +307,6 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
     import types
 
     from jaxir.config import LoggingConfig
-    from jaxir.training.report import Report
 
     logged, ended = [], []
     fake = types.SimpleNamespace(
@@ -319,7 +316,7 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
         )
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    report = Report(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
+    report = RunLog(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
     report.write(3, {"loss": 1.5})
     report.close()
     assert logged == [(3, {"loss": 1.5})]
@@ -328,11 +325,10 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
 
 def test_weights_and_biases_that_is_not_installed_is_named(tmp_path, monkeypatch):
     from jaxir.config import LoggingConfig
-    from jaxir.training.report import Report
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r'not installed; run: pip install "jaxir\[wandb\]"'):
-        Report(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
+        RunLog(tmp_path, LoggingConfig(tensorboard=False, wandb_project="p"), {}, 0)
 
 
 def test_tensorboard_reads_what_was_written(finished):

@@ -19,9 +19,10 @@ from jaxir.config import (
     Shares,
     validate_captions,
 )
+from jaxir.data.batch import count_tokens
 from jaxir.data.collection import cell
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.pipeline import batches, tokens_of
+from jaxir.data.pipeline import batches
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
@@ -605,7 +606,7 @@ def test_tf_data_yields_the_steps_in_order_with_every_dtype_and_width(loader):
             assert batch[name].dtype == FIELDS[name]
             np.testing.assert_array_equal(batch[name], expected[name])
         widths.add(batch["other_ids"].shape)
-        real, computed = tokens_of(batch)
+        real, computed = count_tokens(batch)
         assert real == batch["caption_lengths"].sum() + batch["other_lengths"].sum()
         assert computed == batch["caption_ids"].size + batch["other_ids"].size
     assert widths == {(4, 0), (4, 6)}

@@ -29,34 +29,35 @@ from jaxir.runtime.mesh import replicate, to_devices
 from jaxir.sweep.report import report
 from jaxir.sweep.results import read_study, without_languages
 from jaxir.sweep.workers import sweep
-from jaxir.training import loop
+from jaxir.training import loop, task
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
 from jaxir.training.meter import Meter
 from jaxir.training.run import run
-from jaxir.training.step import compile_step, init_state, make_state
+from jaxir.training.step import TrainStep, init_state, make_state
 from jaxir.vision.clipscore import __main__ as clipscore
+from jaxir.vision.clipscore.albef_scorer import AlignedScorer
 from jaxir.vision.data.captions import read_captions
 from jaxir.vision.evaluation import image_task
 from jaxir.vision.evaluation.comparison import BIAS, IN_LANGUAGE, QUALITY, TO_IMAGE
 from jaxir.vision.models.initial_weights import load_initial_weights
-from jaxir.vision.models.trained import AlignedScorer, read_aligned
+from jaxir.vision.models.trained import read_aligned
 from jaxir.vision.training.albef import ALBEF
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Runs that differ in data, seed and what is measured share their programs, as in a sweep."""
-    known, made = {}, loop._programs
+    known, made = {}, task.make_compiled
 
-    def programs(config, family):
+    def compiled(config, kind):
         parts = (config.model, config.loss, config.optimizer, config.steps, config.scale)
         key = repr((parts, config.batch_size))
         if key not in known:
-            known[key] = made(config, family)
+            known[key] = made(config, kind)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_programs", programs)
+        patch.setattr(task, "make_compiled", compiled)
         patch.setattr(image_task, "IMAGES_AT_ONCE", 8)
         patch.setattr(image_task, "PAIRS_AT_ONCE", 8)
         yield
@@ -67,7 +68,7 @@ def finished(tmp_path_factory):
     """A run that nothing interrupted: its config and workdir."""
     workdir = tmp_path_factory.mktemp("albef") / "run"
     config = tiny_albef()
-    run(config, workdir)
+    run(config, ALBEF, workdir)
     return config, workdir
 
 
@@ -87,7 +88,7 @@ def stopped(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Meter", Killing)
         with pytest.raises(RunError, match="stopped at step 5 and saved") as error:
-            run(config, workdir)
+            run(config, ALBEF, workdir)
     assert error.value.exit_status == 143
     return workdir
 
@@ -100,7 +101,7 @@ def _state(config, workdir, step):
     """A checkpoint, on one device."""
     model, start, _ = load_initial_weights(config, None, epath.Path(workdir))
     config = dataclasses.replace(config, model=model)
-    abstract = jax.eval_shape(lambda: init_state(config, start, ALBEF.objective))
+    abstract = jax.eval_shape(lambda: init_state(config, start, ALBEF))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     try:
         return jax.device_get(checkpoints.restore(step, abstract))
@@ -148,7 +149,7 @@ def test_what_a_run_leaves_behind(finished):
 def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):
     config, workdir = finished
     before = (workdir / "metrics.jsonl").stat().st_mtime_ns
-    run(config, workdir)
+    run(config, ALBEF, workdir)
     shown = capsys.readouterr().out
     for text in ("new: 48 images, 144 captions", "trained", "re-scored", "pixels", "image to"):
         assert text in shown
@@ -156,7 +157,7 @@ def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):
     other = copy.deepcopy(config)
     other.loss.queue = 48
     with pytest.raises(UserError, match=r"config\.loss\.queue was 40, is 48"):
-        run(other, workdir)
+        run(other, ALBEF, workdir)
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, stopped, 
     """Parameters, optimizer, momentum model, queues and their place."""
     config, whole = finished
     shutil.copytree(stopped, tmp_path / "run")
-    run(config, tmp_path / "run")
+    run(config, ALBEF, tmp_path / "run")
     one, other = (_state(config, workdir, 8) for workdir in (whole, tmp_path / "run"))
     _assert_equal(one, other)
     aux_state = one["aux_state"]
@@ -256,10 +257,12 @@ def test_a_sweep_with_one_program_and_its_report(finished, tmp_path, monkeypatch
     config.sweep = SweepConfig(named=("X-X", "multilingual"), seeds=2)
     config.evaluation.every, config.evaluation.baselines = 0, False
     config.evaluation.candidates, config.logging.export = 0, False
-    asked, programs = [], loop._programs
-    monkeypatch.setattr(loop, "_programs", lambda *given: asked.append(given) or programs(*given))
+    asked, compiled = [], task.make_compiled
+    monkeypatch.setattr(
+        task, "make_compiled", lambda *given: asked.append(given) or compiled(*given)
+    )
     workdir = epath.Path(tmp_path / "sweep")
-    sweep(config, workdir)
+    sweep(config, ALBEF, workdir)
     assert len(asked) == 1  # the first run's programs serve every run
     shown = capsys.readouterr().out
     assert "image to" in shown
@@ -297,7 +300,7 @@ def _albef_source(name, **changes):
 
 def _validated_run(config, workdir):
     config.validate()
-    run(config, workdir)
+    run(config, ALBEF, workdir)
 
 
 MISTAKES = [
@@ -418,7 +421,7 @@ def test_losses_that_are_off_leave_the_others(off, metrics, tmp_path):
     for name in off:
         setattr(config.loss, name, False)
     config.evaluation.sources, config.logging.export = (), False
-    run(config, tmp_path / "run")
+    run(config, ALBEF, tmp_path / "run")
     (line,) = (line for line in _lines(tmp_path / "run") if "loss" in line)
     every = {"itc", "itc_accuracy", "itm", "itm_accuracy", "mlm", "text_text"}
     assert every & set(line) == metrics
@@ -449,12 +452,11 @@ def _one_step(devices, fsdp):
     }
     mesh = jax.make_mesh((1, devices), mesh_module.AXES, devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        state = make_state(config, None, mesh, ALBEF.objective)
+        state = make_state(config, None, mesh, ALBEF)
         split = [leaf for leaf in jax.tree.leaves(state["params"]) if not leaf.is_fully_replicated]
         assert bool(split) == fsdp
         placed = to_devices(batch, mesh)
-        step, _ = compile_step(config, state, placed, ALBEF.objective)
-        state, metrics = step(state, placed)
+        state, metrics = TrainStep(config, ALBEF)(state, placed)
         return jax.device_get(replicate(state, mesh)), jax.device_get(metrics)
 
 

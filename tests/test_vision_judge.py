@@ -44,7 +44,7 @@ from jaxir.vision.evaluation.retrieved import (
 )
 from jaxir.vision.models import albef
 from jaxir.vision.training.albef import ALBEF
-from jaxir.vision.training.inputs import AlbefInputs, prepare
+from jaxir.vision.training.inputs import AlbefInputs, read_inputs
 
 WHITE = (255, 255, 255)
 CONFIG = AlbefConfig(
@@ -198,7 +198,7 @@ def test_a_judge_that_is_not_there_is_told_before_anything_is_read(tmp_path):
     evaluation = AlbefEvaluationConfig(judge=str(tmp_path / "judge"))
     config = replace(CONFIG, evaluation=evaluation, captions=CaptionsConfig(directory="nowhere"))
     with pytest.raises(UserError, match=r"config.evaluation.judge = .*judge'") as error:
-        prepare(config, tmp_path)
+        read_inputs(config, tmp_path)
     assert "\n" not in str(error.value)
 
 

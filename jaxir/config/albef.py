@@ -44,13 +44,13 @@ class AlbefLossConfig(TemperatureConfig):
 
 @dataclass
 class AlbefEvaluationConfig(EvaluationConfig):
-    """What ALBEF is measured on, besides what `captions` holds out."""
+    """The evaluation of ALBEF, on the held-out captions and on further sources."""
 
-    sources: tuple[ImageSource, ...] = ()  # of images that are never trained on: a task each
-    images: int = not_negative(0)  # of the first task, until the end; 0: all
-    candidates: int = not_negative(16)  # first places that ITM scores again at the end; 0: none
-    baselines: bool = False  # at the end also the most alike pixels in training
-    judge: str = ""  # CLIPScore of the captions found, by that model; "": none
+    sources: tuple[ImageSource, ...] = ()  # of images that are never trained on: a dataset each
+    images: int = not_negative(0)  # of the first dataset, until the end; 0: all
+    candidates: int = not_negative(16)  # top-ranked ones that ITM re-scores at the end; 0: none
+    baselines: bool = False  # at the end also the nearest training image by pixels
+    judge: str = ""  # model that scores the top-ranked captions by CLIPScore; "": none
 
 
 @dataclass
@@ -62,11 +62,6 @@ class AlbefConfig(RunConfig):
     captions: CaptionsConfig = field(default_factory=lambda: CaptionsConfig(image_size=256))
     loss: AlbefLossConfig = field(default_factory=AlbefLossConfig)
     evaluation: AlbefEvaluationConfig = field(default_factory=AlbefEvaluationConfig)
-
-    @property
-    def trains_tokenizer(self) -> bool:
-        """True if the runs of this config share a tokenizer trained on their own captions."""
-        return bool(self.model.trained_tokenizer_size)
 
     def validate(self) -> None:
         """Check every run's fields, and how those of ALBEF fit each other.

@@ -10,7 +10,7 @@ MAX_FRAME = 4  # area of a crop to the image's
 
 @dataclass
 class DrawnConfig:
-    """Images that the reader `drawn` makes (`jaxir.vision.data.drawn`)."""
+    """Options of the reader `drawn` (`jaxir.vision.data.drawn`)."""
 
     drawings: int = 8  # of each combination of shape, colour, count and position
     size: int = 64  # side in pixels
@@ -20,7 +20,7 @@ class DrawnConfig:
 
 @dataclass
 class EmojiConfig:
-    """What the reader `emoji` takes out of its folder (`jaxir.vision.data.emoji`)."""
+    """Options of the reader `emoji` (`jaxir.vision.data.emoji`)."""
 
     styles: tuple[str, ...] = ()  # of drawing; none: all that are there
     held_out_style: str = ""  # one of them, in no image of the split "train"; "": none
@@ -30,7 +30,7 @@ class EmojiConfig:
 
 @dataclass
 class ImageSource:
-    """One source of images with captions. Relative paths are looked up in the data's directory."""
+    """A source of images with captions. Relative paths are looked up in the data's directory."""
 
     reader: str = "folder"  # a name in `jaxir.vision.data.sources.READERS`
     images: str = ""  # folder; webdataset: tar, folder or glob of tars; tfds: "coco_captions/2014"
@@ -46,7 +46,7 @@ class ImageSource:
 
 @dataclass
 class AugmentConfig:
-    """How a training image is changed, another way at every step (ALBEF's, arXiv 2107.07651)."""
+    """Random augmentation of training images (ALBEF's, arXiv 2107.07651)."""
 
     # area of a crop to the image's (ALBEF pretrains with 0.2 to 1); over 1: with a frame
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -62,7 +62,7 @@ class AugmentConfig:
 
 @dataclass
 class CaptionsConfig:
-    """Where images and captions come from, and how they become the input of a step."""
+    """Captioned images: where they come from, and how they become the input of a step."""
 
     directory: str = "."
     sources: tuple[ImageSource, ...] = ()

@@ -127,7 +127,7 @@ class AlbefModelConfig:
 
     @property
     def dropping(self) -> bool:
-        """Whether anything is dropped in training."""
+        """True if training drops anything."""
         shapes = (self.text, self.vit)
         return any(shape.dropout or shape.attention_dropout for shape in shapes)
 

@@ -26,7 +26,7 @@ class Fields:
 
 @dataclass
 class Source:
-    """One source of training rows. Relative paths are looked up under `DataConfig.directory`."""
+    """A source of training rows. Relative paths are looked up under `DataConfig.directory`."""
 
     reader: str = "jsonl"  # a name in `jaxir.data.sources.READERS`
     path: str = ""  # file, folder or glob ("{language}" is filled in); for tfds: "xquad/ar"
@@ -89,11 +89,6 @@ class Config(RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     evaluation: RetrievalEvaluationConfig = field(default_factory=RetrievalEvaluationConfig)
-
-    @property
-    def trains_tokenizer(self) -> bool:
-        """True if the runs of this config share a tokenizer trained on their own texts."""
-        return bool(self.model.trained_tokenizer_size)
 
     def validate(self) -> None:
         """Check every run's fields, and how a retriever's fit each other.

@@ -67,7 +67,7 @@ class OptimizerConfig:
 
 @dataclass
 class ScaleConfig:
-    """How a step is spread over the devices, and how it saves their memory."""
+    """Sharding of a step over the devices, and ways to save their memory."""
 
     # gradient caching: texts (packed: rows) that a device embeds at a time; 0: all of its own
     grad_cache_chunk: int = not_negative(0)
@@ -79,7 +79,7 @@ class ScaleConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When checkpoints are written, and which are kept."""
+    """Steps at which checkpoints are written, and the number that is kept."""
 
     every: int = positive(1_000)  # steps; the last step is always saved
     keep: int = positive(2)  # newest ones kept, besides the best
@@ -87,7 +87,7 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluationConfig:
-    """When a run is evaluated on its held-out set, and which checkpoint is the best."""
+    """Evaluation on the held-out set during training, and the choice of the best checkpoint."""
 
     every: int = not_negative(1_000)  # steps between evaluations; 0: at the end only
     # the best checkpoint has the lowest "loss" or the highest "map" on the held-out set
@@ -96,7 +96,7 @@ class EvaluationConfig:
 
 @dataclass
 class LoggingConfig:
-    """How a run is logged and exported. These fields may change when a run is resumed."""
+    """Logging and export of a run. These fields may change when a run is resumed."""
 
     every: int = positive(50)  # steps between lines in metrics.jsonl
     tensorboard: bool = True
@@ -133,11 +133,6 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-
-    @property
-    def trains_tokenizer(self) -> bool:
-        """True if the runs of this config share a tokenizer trained on their own texts."""
-        return False
 
     def validate(self) -> None:
         """Check every value that can be judged without data, weights or devices.

@@ -48,7 +48,7 @@ class EncoderConfig:
 
 @dataclass
 class DualEncoderConfig:
-    """One encoder shared by queries and passages, and the head that makes its output embeddings."""
+    """An encoder shared by queries and passages, and the head that makes its output embeddings."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     pooling: str = one_of("mean", *POOLINGS)

@@ -1,12 +1,13 @@
-"""From the rows of a step to arrays on the devices: fetch, pad, prefetch.
+"""From the rows of a step to arrays on the devices: fetch, pad or pack, prefetch.
 
-Dimension key: B pairs, P passages (a pair's own, then its hard negatives), L tokens of a row,
-R rows that texts share, S texts of a row.
+Dimension key: B pairs, P passages of a pair (its positive, then its hard negatives), H hard
+negatives of a pair.
 
 `hybrid` has decided which rows make the batch; tf.data only carries that out, ahead of time and in
 the background, and a process loads no more than its own slice.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,39 +19,24 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxir.config import ModelConfig
+from jaxir.data.batch import Batch, BatchLayout, texts_per_row
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.interleaving import fold
-from jaxir.data.packing import Packing, enough_rows, pack, pack_batch, row_counts, texts_a_row
+from jaxir.data.packing import Packing, enough_rows, pack, pack_batch, row_counts
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
 
-Batch = dict[str, np.ndarray]
-FIELDS = (
-    "query_lengths",  # B
-    "query_cluster",  # B
-    "passage_lengths",  # P; 0: a row with fewer hard negatives than others
-    "passage_cluster",  # P; -1: no row's positive
-)
-PADDED_FIELDS = (
-    *FIELDS,
-    "query_ids",  # B L
-    "passage_ids",  # P L
-)
-PACKED_FIELDS = (  # as `pack_batch` has them
-    *FIELDS,
-    *("row_ids", "row_segments", "row_texts", "query_slots", "passage_slots"),
-)
 PREFETCHED_BATCHES = 4
-SAMPLED_STEPS = 64  # whose rows decide for which numbers of rows a packed step is compiled
+SAMPLED_STEPS = 64  # whose packings decide the numbers of rows that a step is compiled for
 
 
-class Batches(Protocol):
-    """What makes the arrays of a step."""
+class BatchLoader(Protocol):
+    """A maker of the arrays of each step, for `batches` and for compiling ahead."""
 
     @property
     def fields(self) -> Mapping[str, type]:
-        """Names of a batch's arrays, and the type of their numbers."""
+        """Names and dtypes of a batch's arrays."""
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The arrays of a slice of a step's global batch."""
@@ -59,17 +45,11 @@ class Batches(Protocol):
         """Batches, or their shapes, for which a step is compiled ahead."""
 
 
-def tokens_of(batch: Batch) -> tuple[int, int]:
-    """Tokens of a batch's texts, and those that are computed, padding included."""
-    real = sum(int(array.sum()) for name, array in batch.items() if name.endswith("_lengths"))
-    return real, sum(array.size for name, array in batch.items() if name.endswith("_ids"))
-
-
 @dataclass(frozen=True)
 class Loader:
-    """Makes the arrays of a step from the tokens of a collection.
+    """Loader of text batches, from the tokens of a collection and a schedule.
 
-    Clusters say which passages answer the same queries (the same passage, or a parallel copy): two
+    Clusters say which passages answer the same queries (the same passage, or a translation): two
     members of a cluster are never each other's negatives.
     """
 
@@ -80,31 +60,39 @@ class Loader:
     max_query_tokens: int
     max_passage_tokens: int
     hard_negatives: int
-    packed_length: int = 0  # of a row that texts share; 0: a row a text
+    packed_length: int = 0  # tokens of a packed row; 0: one text per row
     devices: int = 1  # that share a global batch
-    rows_at_once: int = 1  # the rows of a device are a multiple of it
+    grad_cache_chunk: int = 1  # the packed rows of a device are a multiple of it
+
+    @property
+    def layout(self) -> BatchLayout:
+        """Shapes of a global batch, but for the number of its packed rows."""
+        return BatchLayout(
+            self.hybrid.batch_size,
+            self.hard_negatives,
+            self.max_query_tokens,
+            self.max_passage_tokens,
+            self.packed_length,
+        )
 
     @property
     def fields(self) -> Mapping[str, type]:
-        """Names of a batch's arrays, and the type of their numbers."""
-        return dict.fromkeys(PACKED_FIELDS if self.packed_length else PADDED_FIELDS, np.int32)
+        """Names and dtypes of a batch's arrays."""
+        return dict.fromkeys(self.layout.shapes(), np.int32)
 
     def shapes(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The batch, or with packing its shapes with each number of rows met in the sample.
 
-        The last number, which fits any batch, is compiled if one ever needs it.
+        A step for the last number, which fits any batch, is compiled if one ever needs it.
         """
         if not self.packed_length:
             yield batch
             return
         for count in self.row_counts[:-1] or self.row_counts:
+            layout = dataclasses.replace(self.layout, rows=count * self.devices)
             yield {
-                name: jax.ShapeDtypeStruct(
-                    (count * self.devices, *x.shape[1:]) if name.startswith("row_") else x.shape,
-                    x.dtype,
-                    sharding=x.sharding,
-                )
-                for name, x in batch.items()
+                name: jax.ShapeDtypeStruct(shape, batch[name].dtype, sharding=batch[name].sharding)
+                for name, shape in layout.shapes().items()
             }
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
@@ -122,13 +110,13 @@ class Loader:
             "passage_cluster": np.where(own >= 0, self.collection.text_cluster[own], -1),
         }
         if self.packed_length:
-            arrays |= self._pack_batch(arrays, queries, passages, rows)
+            arrays |= self._packed(arrays, queries, passages, rows)
         return {name: arrays[name].astype(np.int32) for name in self.fields}
 
     def _texts(
         self, step: int
     ) -> tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B P"], Int[np.ndarray, "B"]]:
-        """Queries of a step, each one's passages, and their parallel groups."""
+        """Indices of a step's queries, of each one's passages, and of their parallel groups."""
         drawn = self.hybrid.batch(step)
         groups, language = drawn.groups, drawn.passage_language
         queries = self.collection.query[groups, drawn.query_language]
@@ -138,21 +126,20 @@ class Loader:
 
     @cached_property
     def row_counts(self) -> tuple[int, ...]:
-        """Numbers of rows on a device that batches come in; a function of the run alone."""
+        """Numbers of rows on a device that packed batches have; a function of the run alone."""
         needed = []
         for step in range(SAMPLED_STEPS):
             queries, passages, _ = self._texts(step)
-            needed.append(max(one.rows for one in self._packings(queries, passages)))
+            needed.append(max(packing.rows for packing in self._packings(queries, passages)))
         pairs = self.hybrid.batch_size // self.devices
-        enough = enough_rows(
-            pairs, pairs * (1 + self.hard_negatives), self.packed_length, self.max_query_tokens
-        )
-        return row_counts(needed, enough, self.rows_at_once)
+        passages_of_device = pairs * (1 + self.hard_negatives)
+        enough = enough_rows(pairs, passages_of_device, self.packed_length, self.max_query_tokens)
+        return row_counts(needed, enough, self.grad_cache_chunk)
 
     def _packings(
         self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
     ) -> list[Packing]:
-        """How each device packs its texts, queries before passages."""
+        """The packing of each device's texts, queries before passages."""
         lengths = []
         for tokens, texts, limit in (
             (self.query_tokens, queries, self.max_query_tokens),
@@ -160,26 +147,30 @@ class Loader:
         ):
             cut = np.minimum(tokens.lengths_with_frame(texts), limit)
             lengths.append(np.where(texts >= 0, cut, 0).reshape(self.devices, -1))
-        most = texts_a_row(self.packed_length, self.max_query_tokens)
-        return [pack(own, self.packed_length, most) for own in np.concatenate(lengths, axis=1)]
+        max_texts = texts_per_row(self.packed_length, self.max_query_tokens)
+        of_devices = np.concatenate(lengths, axis=1)
+        return [pack(of_device, self.packed_length, max_texts) for of_device in of_devices]
 
-    def _pack_batch(
+    def _packed(
         self,
         batch: Batch,
         queries: Int[np.ndarray, "B"],
         passages: Int[np.ndarray, "B P"],
         rows: slice,
     ) -> Batch:
-        """As many rows on every device as the one that needs most of them asks for."""
+        """The packed rows of a slice; every device gets as many as the fullest device needs."""
         packings = self._packings(queries, passages)
         needed = max(packing.rows for packing in packings)
-        count = next(count for count in self.row_counts if count >= needed)
         first, stop, _ = rows.indices(len(queries))
         pairs = len(queries) // self.devices
         return pack_batch(
             batch,
             packings[first // pairs : stop // pairs],
-            (count, self.packed_length, texts_a_row(self.packed_length, self.max_query_tokens)),
+            dataclasses.replace(
+                self.layout,
+                pairs=pairs,
+                rows=next(count for count in self.row_counts if count >= needed),
+            ),
             first,
             len(queries),
             self.query_tokens.pad_id,
@@ -188,12 +179,12 @@ class Loader:
     def _negatives(
         self, step: int, groups: Int[np.ndarray, "B"], language: Int[np.ndarray, "B"]
     ) -> Int[np.ndarray, "B H"]:
-        """Hard negatives of each row, another choice at every step; -1 where it has too few."""
+        """Hard negatives of each pair, another choice at every step; -1 where there are too few."""
         count = self.hard_negatives
         chosen = np.full((len(groups), count), -1)
         for row, offered in enumerate(
-            self.collection.negatives_of(int(group), int(x))
-            for group, x in zip(groups, language)
+            self.collection.negatives_of(int(group), int(code))
+            for group, code in zip(groups, language)
             if count
         ):
             order = np.argsort(fold(self.hybrid.seed, step, groups[row], np.arange(len(offered))))
@@ -206,13 +197,14 @@ def tokenize(
 ) -> tuple[Tokens, Tokens]:
     """Tokens of the collection's texts as queries and as passages, each with its prefix.
 
-    Both keep the collection's numbers of texts; one that never stands on a side is empty there.
+    Both are indexed as the collection's texts are; a text that is never a query has no tokens as a
+    query, and likewise for passages.
     """
 
-    def tokens(used: Int[np.ndarray, "_"], prefix: str) -> Tokens:
-        side = np.zeros(len(collection.texts), bool)
-        side[used[used >= 0]] = True
-        texts = [prefix + text if here else "" for text, here in zip(collection.texts, side)]
+    def tokens(indices: Int[np.ndarray, "_"], prefix: str) -> Tokens:
+        used = np.zeros(len(collection.texts), bool)
+        used[indices[indices >= 0]] = True
+        texts = [prefix + text if needed else "" for text, needed in zip(collection.texts, used)]
         return read_tokens(texts, tokenizer, cache)
 
     passages = np.concatenate([collection.passage.reshape(-1), collection.hard_negatives])
@@ -222,7 +214,9 @@ def tokenize(
     )
 
 
-def batches(loader: Batches, start: int, stop: int, rows: slice = slice(None)) -> Iterator[Batch]:
+def batches(
+    loader: BatchLoader, start: int, stop: int, rows: slice = slice(None)
+) -> Iterator[Batch]:
     """The batches of steps [start, stop) in order, made ahead of time by tf.data.
 
     `rows` is the part of the global batch that this process holds.

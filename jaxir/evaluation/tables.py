@@ -36,6 +36,17 @@ def _at(report: Any, path: Sequence[str]) -> Any:
     return report
 
 
+def describe_size(systems: Mapping[str, Report]) -> str:
+    """The size of a dataset in words, from the reports of its systems."""
+    report = next(iter(systems.values()))
+    names = ("queries", "passages", "images", "captions")
+    counts = {name: report[name] for name in names if name in report}
+    return ", ".join(
+        f"{sum(count.values()) if isinstance(count, dict) else count:,} {name}"
+        for name, count in counts.items()
+    )
+
+
 def print_settings(
     title: str, reports: Mapping[str, Report], columns: Sequence[Column] = COLUMNS
 ) -> None:

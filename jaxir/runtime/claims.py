@@ -1,9 +1,9 @@
-"""Which of several processes, on one host or many, makes what: claims in a folder they share.
+"""Claims: several processes, on one host or many, divide work by files in a shared folder.
 
-A claim is a small file that only one process can create. Its holder rewrites it again and again;
-one that has not changed for a while belongs to a process that died, and is taken over by creating
-the claim of the next number, which again only one can. Nobody compares clocks: each process watches
-for itself how long a claim stays as it is.
+A claim is a small file that only one process can create. Its owner rewrites it at regular
+intervals (the heartbeat). If a claim has not changed for some time, its owner has died, and another
+process takes over by creating the claim with the next number, which again only one can do. Clocks
+are not compared: each process measures for itself how long a claim stays unchanged.
 """
 
 import os
@@ -23,12 +23,12 @@ POLL = 1.0  # seconds between looks at what others are making
 
 
 class Claims:
-    """The claims of this process in one folder; a context manager, which lets go of them."""
+    """The claims of this process in one folder; a context manager that releases them."""
 
     def __init__(self, folder: epath.Path, expires: float = EXPIRES):
         self.folder, self.expires = folder, expires
         self._held: dict[str, epath.Path] = {}
-        self._seen: dict[str, tuple[str | None, float]] = {}  # what a claim said, and since when
+        self._seen: dict[str, tuple[str | None, float]] = {}  # text of a claim, and since when
         self._beats = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -46,7 +46,7 @@ class Claims:
             self.release(name)
 
     def take(self, name: str) -> bool:
-        """Claim something by name: whether it is now ours to make."""
+        """Try to claim a name; True if this process owns it now."""
         if name in self._held:
             return True
         number = 0
@@ -56,14 +56,14 @@ class Claims:
                 return False
             number = int(current.name.rpartition("-")[2]) + 1
         path = self.folder / f"{name}.claim-{number}"
-        if not create(path, self._sign()):
+        if not create(path, self._heartbeat()):
             return False
         with self._lock:
             self._held[name] = path
         return True
 
     def release(self, name: str) -> None:
-        """Give up a claim; what it stood for is made, or may be tried by others."""
+        """Release a claim; other processes may take it."""
         with self._lock:
             del self._held[name]
         for path in self._of(name):
@@ -77,7 +77,7 @@ class Claims:
     def _newest(self, name: str) -> epath.Path | None:
         return next(reversed(self._of(name)), None)
 
-    def _sign(self) -> str:
+    def _heartbeat(self) -> str:
         self._beats += 1
         return f"{socket.gethostname()} {os.getpid()} {self._beats}"
 
@@ -102,7 +102,7 @@ class Claims:
                 for path in self._held.values():
                     # a full disk: the next beat tries again, well before the claim expires
                     with suppress(OSError), writing(path) as file:
-                        file.write(self._sign())
+                        file.write(self._heartbeat())
 
 
 def make_together(
@@ -111,10 +111,10 @@ def make_together(
     claims: Claims,
     poll: float = POLL,
 ) -> None:
-    """Have each of some paths made by one of the processes that call this; return when all are.
+    """Make each path in one of the processes that call this; return when all exist.
 
     Args:
-        paths: what has to be there, by name; each appears whole or not at all.
+        paths: the paths by name; each appears whole or not at all.
         make: makes the path of a name.
         claims: in a folder that all of the processes share.
         poll: seconds between looks at what others are making.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, on disk or in a bucket."""
+"""Atomic files: whole or not there, on disk or in a bucket."""
 
 import importlib.util
 import json
@@ -38,12 +38,12 @@ def path_of(name: str | os.PathLike) -> epath.Path:
 
 
 def is_remote(path: os.PathLike) -> bool:
-    """Whether a path is in a bucket."""
+    """True for a path in a bucket."""
     return "://" in os.fspath(path)
 
 
 def entries(folder: epath.Path) -> list[epath.Path]:
-    """What a folder holds; nothing where there is none, as an empty one in a bucket."""
+    """Paths in a folder; none if there is no such folder, as in a bucket an empty one."""
     try:
         return list(folder.iterdir())
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def entries(folder: epath.Path) -> list[epath.Path]:
 
 
 def bucket_files(path: os.PathLike) -> Any:
-    """What reads and writes the bucket that a path is in (fsspec)."""
+    """The fsspec file system of the bucket that a path is in."""
     import fsspec
 
     return fsspec.core.url_to_fs(os.fspath(path))[0]
@@ -59,7 +59,7 @@ def bucket_files(path: os.PathLike) -> Any:
 
 @contextmanager
 def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """A file that takes its name when all is written, or vanishes.
+    """Open a file for writing that takes its name when it is complete, or is removed.
 
     Raises:
         OSError: it cannot be written; the error names the file, which that of a full disk does not.
@@ -90,7 +90,7 @@ def writing(path: os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new local folder that takes the place of `folder` when all is written, or vanishes.
+    """Make a local folder that replaces `folder` when it is complete, or is removed.
 
     Raises:
         UserError: it cannot be written; what was there is there still.
@@ -123,7 +123,7 @@ def write_json(path: os.PathLike, value: Any) -> None:
 
 
 def create(path: os.PathLike, text: str) -> bool:
-    """Write a small file if there is none of that name; of several that try, one gets True."""
+    """Write a small file if there is none of that name; if several processes try, one gets True."""
     if is_remote(path):
         try:
             bucket_files(path).pipe_file(os.fspath(path), text.encode(), mode="create")
@@ -164,7 +164,7 @@ def publish(folder: Path, target: os.PathLike, last: str = "") -> None:
 
 @contextmanager
 def as_local(folder: epath.Path) -> Iterator[Path]:
-    """A folder as one on this machine's disk; one in a bucket is fetched for as long."""
+    """A folder on the local disk; one in a bucket is downloaded and removed afterwards."""
     if not is_remote(folder):
         yield Path(folder)
         return

@@ -1,4 +1,4 @@
-"""How this process asks its machine for memory."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 import sys
@@ -8,12 +8,12 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Keep what is freed for the next that asks, instead of giving it back.
+    """Keep freed memory in the process instead of returning it to the system.
 
-    On CPUs XLA asks for its buffers anew at every step. As glibc is set they come as pages that the
-    machine has to clear first, which takes a tenth to a fifth of a small model's step, and more
-    where several GiB go back and forth. Elsewhere than on glibc nothing happens; on accelerators
-    there is little to keep.
+    On CPUs XLA allocates its buffers again at every step. With glibc's defaults they are new pages,
+    which the kernel has to clear first; that takes a tenth to a fifth of a small model's step, and
+    more with buffers of several GiB. Without glibc this does nothing; on accelerators there is
+    little to keep.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,11 +1,10 @@
-"""One mesh, and one rule for what stands where.
+"""The device mesh, and the sharding of parameters, optimizer state and batches.
 
 Dimension key: B pairs of the global batch, C chunks.
 
-Batches are split over all devices. Parameters and optimizer state stand on every device or, with
-FSDP, are split over the axis `data`; the axis `replica` then counts whole copies, so that on many
-hosts parameters are gathered between devices that are near each other and only gradients travel
-far.
+Batches are split over all devices. Parameters and optimizer state are replicated or, with FSDP,
+split over the axis `data`; the axis `replica` then counts whole copies, so that on many hosts
+parameters are gathered between neighbouring devices and only gradients cross the slower links.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,11 +21,11 @@ from jaxir.errors import UserError
 
 AXES = ("replica", "data")
 REPLICATED = PartitionSpec()
-SPLIT_FROM = 1 << 14  # numbers; to gather less is not worth a message
+SPLIT_FROM = 1 << 14  # elements; gathering a smaller leaf costs more than it saves
 
 
 def make_mesh(config: RunConfig) -> Mesh:
-    """All devices of all processes.
+    """The mesh of all devices of all processes, replica by data.
 
     Raises:
         UserError: they cannot be divided among the replicas, or a global batch among them.
@@ -49,12 +48,12 @@ def make_mesh(config: RunConfig) -> Mesh:
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
     """The contiguous rows of the global batch that this process's devices hold."""
-    indexes = (
+    indices = (
         NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         .addressable_devices_indices_map((batch_size,))
         .values()
     )
-    slices = [index[0].indices(batch_size)[:2] for index in indexes if index is not None]
+    slices = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
     start, stop = min(first for first, _ in slices), max(last for _, last in slices)
     if sum(last - first for first, last in slices) != stop - start:
         raise RuntimeError("the devices of a process are not neighbours on the mesh")
@@ -71,17 +70,17 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays on every device; what is split over processes is gathered."""
+    """Copy a tree to every device; leaves that are split over processes are gathered."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, REPLICATED))(tree)
 
 
 def state_shardings(state: Any, mesh: Mesh, fsdp: bool) -> Any:
-    """Where each leaf of a state stands.
+    """The sharding of each leaf of a state.
 
     Queues are split along their first axis over all devices. With FSDP a large leaf is split over
     `data` along its longest axis that the devices divide. The first axis of stacked layers is not
     split, since a step gathers one layer after the other. The optimizer's moments have the shapes
-    of the parameters, and so their shardings.
+    of the parameters, and so the same shardings.
     """
     devices = mesh.shape["data"]
 
@@ -102,68 +101,72 @@ def state_shardings(state: Any, mesh: Mesh, fsdp: bool) -> Any:
 
 
 def gather(array: Array) -> Array:
-    """All rows of a sharded array on every device; inside `jit`, with or without a mesh."""
+    """Gather all rows of a sharded array on every device; inside `jit`, with or without a mesh."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.reshard(array, REPLICATED)
 
 
 def split(array: Array) -> Array:
-    """Rows of a replicated array split over the devices; inside `jit`."""
+    """Split the rows of a replicated array over the devices; inside `jit`."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.reshard(array, PartitionSpec(jax.sharding.get_abstract_mesh().axis_names))
 
 
 def on_each_device(
-    local: Callable[[Any, Any, Any], Any], params: Any, rows: Any, whole: Any = None
+    function: Callable[[Any, Any, Any], Any], params: Any, rows: Any, replicated: Any = None
 ) -> Any:
-    """Have every device apply a model to its own rows by itself; inside `jit`.
+    """Apply a model on every device to the rows of that device alone; inside `jit`.
 
     So gradients of replicated parameters are summed over the devices once, after all layers and
     chunks, instead of in each of them.
 
     Args:
-        local: from parameters, rows and `whole` to a tree of arrays with as many rows.
-        params: a tree of arrays, replicated or split; `local` gathers what is split.
+        function: from parameters, rows and `replicated` to a tree of arrays with as many rows.
+        params: a tree of arrays, replicated or split; `function` gathers those that are split.
         rows: a tree of arrays whose rows are split over the devices.
-        whole: a tree of replicated arrays that `local` also needs.
+        replicated: a tree of replicated arrays that `function` also needs.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return local(params, rows, whole)
+        return function(params, rows, replicated)
     by_row = PartitionSpec(mesh.axis_names)
-    placed = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
-    # check_vma: sums of gradients belong to the end of `local`, not to each use of a parameter
+    param_specs = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
+    # Without check_vma the transpose sums a parameter's gradient over devices once, at the end of
+    # `function`; with it, at each use of the parameter.
     return jax.shard_map(
-        local, in_specs=(placed, by_row, REPLICATED), out_specs=by_row, check_vma=False
-    )(params, rows, whole)
+        function, in_specs=(param_specs, by_row, REPLICATED), out_specs=by_row, check_vma=False
+    )(params, rows, replicated)
 
 
 def in_chunks(function: Callable[[Any], Any], arrays: Any, chunks: int) -> Any:
-    """Apply a function of rows to one chunk of every device's rows after the other.
+    """Apply a function to every device's rows chunk by chunk.
 
-    Nothing of a chunk but its result is kept for the backward pass, which computes it again.
+    Only a chunk's result is kept for the backward pass, which computes the rest again.
 
     Args:
         function: from arrays of n rows to arrays of n rows.
         arrays: a tree of arrays whose rows are split over the devices.
-        chunks: how many; they divide each device's rows.
+        chunks: number of chunks, which divides each device's rows.
     """
     if chunks == 1:
         return function(arrays)
 
     axes = jax.sharding.get_abstract_mesh().explicit_axes
-    by_row = PartitionSpec(axes) if axes else None  # the compiler cannot infer which of two axes
+    # the compiler cannot infer which of the two axes of a reshape keeps the sharding
+    by_row = PartitionSpec(axes) if axes else None
 
-    def apart(x: Array) -> Array:
-        # neighbouring rows go to different chunks, and so a device's to all of them
+    def to_chunks(x: Array) -> Array:
+        # Neighbouring rows go to different chunks: so each chunk has rows of every device, and no
+        # row changes its device. "B ... -> C B/C ..."
         shape = (len(x) // chunks, chunks, *x.shape[1:])
         return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=by_row), 1, 0)
 
-    def together(x: Array) -> Array:
+    def from_chunks(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, 1)
         return jnp.reshape(x, (-1, *x.shape[2:]), out_sharding=by_row)
 
-    results = jax.lax.map(jax.checkpoint(function, prevent_cse=False), jax.tree.map(apart, arrays))
-    return jax.tree.map(together, results)
+    chunked = jax.tree.map(to_chunks, arrays)
+    results = jax.lax.map(jax.checkpoint(function, prevent_cse=False), chunked)
+    return jax.tree.map(from_chunks, results)

@@ -1,7 +1,7 @@
-"""Several processes, one a host, as one run.
+"""Distributed runs: several processes, one per host.
 
-They start together, stop at the same step, and fail together: JAX's coordination service ends every
-process within a bounded time of another's death.
+They start together, stop at the same step and fail together: if a host crashes, JAX's coordination
+service ends the other processes within a bounded time.
 """
 
 import itertools
@@ -19,8 +19,9 @@ from jaxir.errors import RunError
 
 logger = logging.getLogger(__name__)
 
-SIGTERM_STATUS = 143  # what a shell reports for a program ended by SIGTERM
-# of all runs of this process: the service that agrees on a step wants them to rise
+SIGTERM_STATUS = 143  # exit status of a program that SIGTERM ended
+# counts the steps of all runs of this process: the service that agrees on a step to stop at needs
+# numbers that grow
 _steps = itertools.count()
 
 
@@ -32,17 +33,17 @@ class StoppedError(RunError):
 
 @dataclass(frozen=True)
 class Join:
-    """How a process finds the others; on TPU slices, Slurm and the like JAX knows all but time."""
+    """Addresses that a process needs to find the others; on TPU slices and Slurm JAX knows them."""
 
     coordinator: str | None  # host:port of process 0
     processes: int | None
     process: int | None
-    dead_after: int  # seconds without a sign of life
+    dead_after: int  # seconds without a heartbeat
 
 
 @contextmanager
 def joined(join: Join) -> Iterator[None]:
-    """Take part in a run of several processes.
+    """Join the other processes of a distributed run.
 
     Raises:
         RunError: a step failed because another process is gone, or they did not find each other.
@@ -63,7 +64,8 @@ def joined(join: Join) -> Iterator[None]:
     try:
         yield
     except StoppedError:
-        jax.distributed.shutdown()  # together, so that nobody takes the others for dead
+        # together, or the coordination service would report the others as crashed
+        jax.distributed.shutdown()
         raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
@@ -81,29 +83,29 @@ def _first(error: Exception) -> str:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what all have in common."""
+    """True in the process that writes shared files and prints."""
     return jax.process_index() == 0
 
 
 def agree(value: int) -> int:
-    """The value that the first process has."""
+    """The value of the first process, in every process."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def wait_for_all(name: str) -> None:
-    """Until every process has come to the place of this name."""
+    """Wait until every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextmanager
 def stop_asked() -> Iterator[Callable[[], bool]]:
-    """A function to call once a step: whether to save and stop after it.
+    """A function to call once a step; it returns True if the run should save and stop.
 
-    SIGTERM asks for that; machines that are taken back send it. Of several processes any may get
-    it, and all stop at the same step, which JAX's preemption service chooses.
+    SIGTERM asks for that; preempted machines get it. In a distributed run any process may get it,
+    and all stop at the same step, which JAX's preemption service chooses.
     """
     if jax.distributed.is_initialized():
         yield lambda: multihost_utils.reached_preemption_sync_point(next(_steps))
@@ -116,7 +118,7 @@ def stop_asked() -> Iterator[Callable[[], bool]]:
 
     try:
         before = signal.signal(signal.SIGTERM, ask)
-    except ValueError:  # not the main thread: whoever runs us there has its own way to stop
+    except ValueError:  # not the main thread, where only Python can set handlers
         yield lambda: asked
         return
     try:

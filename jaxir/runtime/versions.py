@@ -1,4 +1,4 @@
-"""What a figure was made with, for those who want to make it again."""
+"""Versions of everything that a result depends on."""
 
 import platform
 from importlib import metadata
@@ -6,16 +6,16 @@ from typing import Any
 
 import jax
 
-import jaxir
 from jaxir.runtime.hub import revisions
 
+VERSION = metadata.version("jaxir")
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "transformers", "bm25s")
 
 
 def made_with() -> dict[str, Any]:
     """Versions of jaxir, Python and the packages that compute, the hub's files, and the devices."""
     return {
-        "jaxir": jaxir.__version__,
+        "jaxir": VERSION,
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "hub": revisions(),
         "python": platform.python_version(),

@@ -33,9 +33,11 @@ def main(argv: list[str]) -> int | None:
         return 0
     points(config.sweep)  # a mistake in them is found before anything is imported or written
     with command_line.started(argv, values) as workdir:
-        from jaxir.sweep.workers import sweep  # some of what it imports looks for devices
+        # some of what they import looks for devices
+        from jaxir.sweep.workers import sweep
+        from jaxir.tasks import task_of
 
-        sweep(config, workdir, values.retry_failed)
+        sweep(config, task_of(config), workdir, values.retry_failed)
     return 0
 
 

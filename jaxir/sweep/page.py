@@ -266,7 +266,7 @@ def _redo(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{len(made['devices'])} × {escape(made['devices'][0])}. The {len(seconds)} finished runs "
         f"trained for {sum(seconds) / 60:,.0f} minutes in all.</p>"
     )
-    if study.config.trains_tokenizer:
+    if study.config.model.trained_tokenizer_size:
         yield (
             "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again "
             "gives slightly other pieces: for equal figures, start from a copy of it.</p>"

@@ -18,7 +18,7 @@ from jaxir.evaluation.settings import MetricSums
 from jaxir.evaluation.significance import contributions
 from jaxir.sweep.points import Point, Run, is_sweep, runs
 from jaxir.sweep.workers import read_ended
-from jaxir.tasks import family_of
+from jaxir.tasks import task_of
 from jaxir.training.workdir import CONFIG_FILE, read_config, values_file
 
 
@@ -84,7 +84,7 @@ def read_study(workdir: epath.Path, task: str | None) -> Study:
     config = read_config(workdir)
     if not is_sweep(config):
         raise UserError(f"{workdir}: the workdir of a single run; a report needs that of a sweep")
-    comparison = family_of(config).comparison
+    comparison = task_of(config).comparison
     wanted = runs(config)
     results, missing = read_ended(workdir, wanted)
     if not results:

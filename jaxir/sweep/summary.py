@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxir.evaluation.tables import describe_size
 from jaxir.sweep.differences import Difference
 from jaxir.sweep.points import Point
 from jaxir.sweep.results import Study
 from jaxir.sweep.surface import TERMS, Surface
 from jaxir.sweep.tradeoff import TradeOff, means, pareto_front
-from jaxir.training.family import size_of
 
 _MADE_WITH = ("jaxir", "packages", "hub", "python", "devices")
 
@@ -29,7 +29,7 @@ def summarize(
     systems = first["tasks"][study.task]["trained"]
     return {
         "task": study.task,
-        "size": size_of({"trained": systems}),
+        "size": describe_size({"trained": systems}),
         "languages": study.languages,
         "kinds": study.config.sweep.kinds,
         "seeds": study.seeds,

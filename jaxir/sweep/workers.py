@@ -14,20 +14,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
 
 from jaxir.config import RunConfig, Shares
 from jaxir.data.hybrid import Hybrid
 from jaxir.errors import RunError, UserError
-from jaxir.evaluation.tables import Column, print_comparison
+from jaxir.evaluation.tables import Column, describe_size, print_comparison
+from jaxir.progress import still_at
 from jaxir.runtime.claims import Claims
 from jaxir.runtime.files import write_json
 from jaxir.runtime.mesh import make_mesh
 from jaxir.runtime.processes import StoppedError, agree, is_first
 from jaxir.sweep.points import Run, config_of, runs
-from jaxir.tasks import family_of
-from jaxir.training.family import Inputs, size_of
-from jaxir.training.loop import Programs
-from jaxir.training.run import train_and_measure
+from jaxir.training.overview import print_overview
+from jaxir.training.run import train_and_evaluate
+from jaxir.training.task import Compiled, Inputs, Task, set_up
 from jaxir.training.workdir import RESULTS_FILE, claim
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,12 @@ UNFINISHED = "not finished"
 WAIT, DONE = -1, -2  # no run is to be had now; no more are
 
 
-def sweep(config: RunConfig, workdir: epath.Path, retry_failed: bool = False) -> None:
+def sweep(config: RunConfig, task: Task, workdir: epath.Path, retry_failed: bool = False) -> None:
     """Do what is left of a sweep, together with the workers that are at it already; show all of it.
 
     Args:
         config: with points.
+        task: of the config.
         workdir: of the whole sweep.
         retry_failed: runs that failed before are tried once more.
 
@@ -54,7 +56,7 @@ def sweep(config: RunConfig, workdir: epath.Path, retry_failed: bool = False) ->
         UserError: the config does not fit the data or the devices, or the workdir is another's.
         RunError: some runs failed; they are named, and the others are done.
     """
-    make_mesh(config)  # a batch that does not fit the devices fails before any reading
+    mesh = make_mesh(config)  # a batch that does not fit the devices fails before any reading
     wanted = runs(config)
     claim(workdir, config)
     if retry_failed and is_first():
@@ -63,15 +65,15 @@ def sweep(config: RunConfig, workdir: epath.Path, retry_failed: bool = False) ->
     with Claims(workdir / CLAIMS, EXPIRES) as claims:
         board = Board(workdir, wanted, claims)
         if agree(board.left() if is_first() else 0):
-            inputs = family_of(config).prepare(config, workdir)
-            logger.info("data: %s", json.dumps(inputs.data_report))
+            with still_at("reading data and weights"):
+                inputs = task.read_inputs(config, workdir)
             _check_kinds(config, inputs)
-            _work(config, workdir, inputs, board, wanted)
+            _Worker(config, task, inputs, mesh, workdir).work(board, wanted)
         finished, missing = read_ended(workdir, wanted)
         if is_first():
             while not claims.take(SUMMARY):  # workers that end together write one after the other
                 time.sleep(POLL)
-            _show(workdir, family_of(config).columns, wanted, finished, missing)
+            _show(workdir, task.columns, wanted, finished, missing)
     if missing:  # in every process, so that none takes another for dead
         named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
         raise RunError(
@@ -128,44 +130,53 @@ def _check_kinds(config: RunConfig, inputs: Inputs) -> None:
             ) from error
 
 
-def _work(
-    config: RunConfig, workdir: epath.Path, inputs: Inputs, board: Board, wanted: tuple[Run, ...]
-) -> None:
-    """Take runs until none is left; of several processes the first one does the taking."""
-    programs: Programs | None = None
-    waiting = False
-    while True:
-        number = agree(board.take() if is_first() else 0)
-        if number == DONE:
-            return
-        if number == WAIT:
-            if not waiting:
-                logger.info("every run that is left is another worker's; waiting for them to end")
-            waiting = True
-            time.sleep(POLL)
-            continue
+class _Worker:
+    """The runs that this worker does; they share mesh, inputs and compiled functions."""
+
+    def __init__(
+        self, config: RunConfig, task: Task, inputs: Inputs, mesh: Mesh, workdir: epath.Path
+    ):
+        self.config, self.task, self.inputs = config, task, inputs
+        self.mesh, self.workdir = mesh, workdir
+        self.compiled: Compiled | None = None
+
+    def work(self, board: Board, wanted: tuple[Run, ...]) -> None:
+        """Take runs until none is left; of several processes the first one does the taking."""
         waiting = False
-        run = wanted[number]
+        while True:
+            number = agree(board.take() if is_first() else 0)
+            if number == DONE:
+                return
+            if number == WAIT:
+                if not waiting:
+                    logger.info("other workers are at every run that is left; waiting for them")
+                waiting = True
+                time.sleep(POLL)
+                continue
+            waiting = False
+            run = wanted[number]
+            try:
+                self._train(run)
+            finally:
+                if is_first():
+                    board.claims.release(run.name)
+
+    def _train(self, run: Run) -> None:
+        """Train and evaluate a run; the reason why it failed is written to its folder."""
+        config, folder = config_of(self.config, run), self.workdir / run.name
+        claim(folder, config)
         try:
-            programs = _run(config_of(config, run), inputs, workdir / run.name, programs)
-        finally:
+            setup = set_up(config, self.task, self.inputs, self.mesh, folder, self.compiled)
+            if self.compiled is None:
+                print_overview(setup)
+            self.compiled = setup.compiled
+            train_and_evaluate(setup, folder.name)
+        except StoppedError:
+            raise
+        except RunError as error:
+            logger.warning("%s failed: %s", folder.name, error)
             if is_first():
-                board.claims.release(run.name)
-
-
-def _run(
-    config: RunConfig, inputs: Inputs, folder: epath.Path, programs: Programs | None
-) -> Programs | None:
-    """One run to its end, good or bad."""
-    try:
-        return train_and_measure(config, inputs, folder, folder.name, programs)[1]
-    except StoppedError:
-        raise
-    except RunError as error:
-        logger.warning("%s failed: %s", folder.name, error)
-        if is_first():
-            write_json(folder / FAILED_FILE, {"error": str(error)})
-        return programs
+                write_json(folder / FAILED_FILE, {"error": str(error)})
 
 
 def read_ended(
@@ -201,18 +212,18 @@ def _show(
     every: dict[str, list[dict[str, Any]]] = {}
     for run in wanted:
         if run.name in finished:
-            every.setdefault(run.point.name, []).append(finished[run.name]["tasks"])
+            every.setdefault(run.point.name, []).append(finished[run.name]["datasets"])
     seeds = len({run.seed for run in wanted})
-    summary: dict[str, Any] = {"tasks": {}, "ties": {}, "missing": missing}
-    for task, systems in (next(iter(finished.values()))["tasks"] if finished else {}).items():
+    summary: dict[str, Any] = {"datasets": {}, "ties": {}, "missing": missing}
+    for task, systems in (next(iter(finished.values()))["datasets"] if finished else {}).items():
         reports = {
             name if len(some) == seeds else f"{name} ({len(some)} of {seeds} seeds)": [
                 tasks[task]["trained"] for tasks in some
             ]
             for name, some in every.items()
         }
-        ties = print_comparison(f"{task}, {size_of(systems)}", reports, columns)
-        summary["tasks"][task], summary["ties"][task] = reports, ties
+        ties = print_comparison(f"{task}, {describe_size(systems)}", reports, columns)
+        summary["datasets"][task], summary["ties"][task] = reports, ties
     write_json(workdir / RESULTS_FILE, summary)
     print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")
     print(f"python -m jaxir.sweep report {workdir} compares them")

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written by orbax, sealed by SHA-256 sums.
+"""Atomic checkpoints: written by orbax, sealed by SHA-256 sums.
 
 orbax restores a checkpoint with flipped bits without a word, so every file is summed once the
 checkpoint is complete, and the manifest, written last, is checked before anything is restored. A
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -56,13 +57,13 @@ class Checkpoints:
         self._sealing = self._thread.submit(self._seal, step, dict(metrics))
 
     def wait(self) -> None:
-        """Until the last save is sealed."""
+        """Wait until the last save is sealed."""
         sealing, self._sealing = self._sealing, None
         if sealing is not None:
             sealing.result()
 
     def close(self) -> None:
-        """Finish what is under way and let the threads go."""
+        """Wait for the last save and stop the threads."""
         try:
             self.wait()
         finally:
@@ -111,8 +112,22 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but every one is damaged.
         """
+        step = self.newest_step()
+        return None if step is None else (step, self._read(step, abstract))
+
+    def newest_step(self) -> int | None:
+        """Step of the newest undamaged checkpoint, None where there is none.
+
+        Raises:
+            UserError: there are checkpoints, but every one is damaged.
+        """
         step = agree(self._newest_undamaged() if is_first() else NONE)
-        return None if step == NONE else (step, self._read(step, abstract))
+        return None if step == NONE else step
+
+    def abstract(self, step: int) -> Any:
+        """Shapes and dtypes of the state saved at a step, as its own metadata has them."""
+        saved = self._checkpointer.metadata(self._path(step)).item_metadata
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
 
     def _newest_undamaged(self) -> int:
         self._remove_unsealed()
@@ -129,7 +144,7 @@ class Checkpoints:
         return NONE
 
     def damage(self, step: int) -> str:
-        """What is wrong with a sealed checkpoint; "" where nothing is."""
+        """A description of the damage to a sealed checkpoint; "" if it is whole."""
         path = self._path(step)
         try:
             manifest = json.loads((path / MANIFEST).read_text())

@@ -1,4 +1,4 @@
-"""Sums over steps: what a line of the metrics says, and what a schedule has used."""
+"""Means over the steps between two lines of the log, and the rows that a schedule has used."""
 
 import time
 from collections import Counter
@@ -9,46 +9,46 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxir.data.batch import Batch, count_tokens
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.pipeline import Batch, tokens_of
 from jaxir.errors import RunError
 
 
 class Meter:
-    """Sums over the steps since the last line; keeps one step in flight on the device."""
+    """Sums over the steps since the last line of the log; keeps one step in flight."""
 
-    def __init__(self, hybrid: Hybrid, start: int):
-        self.hybrid = hybrid
-        self.kinds = usage(hybrid, start)[0]
-        self._flying: list[tuple[int, Mapping[str, Array]]] = []
+    def __init__(self, schedule: Hybrid, start: int):
+        self.schedule = schedule
+        self.kinds = usage(schedule, start)[0]
+        self._in_flight: list[tuple[int, Mapping[str, Array]]] = []
         self._reset()
 
     def add(self, step: int, batch: Batch, metrics: Mapping[str, Array]) -> None:
-        """Take note of a step just dispatched, and wait for the one before.
+        """Count a step just dispatched, and wait for the one before it.
 
         Raises:
-            RunError: that one's loss is not finite.
+            RunError: the loss of the step before is not finite.
         """
-        self.kinds[self.hybrid.kind(step)] += 1
-        self.pairs += self.hybrid.batch_size
-        real, places = tokens_of(batch)
+        self.kinds[self.schedule.kind(step)] += 1
+        self.pairs += self.schedule.batch_size
+        real, computed = count_tokens(batch)
         self.tokens += real
-        self.places += places
-        self._flying.append((step, metrics))
-        if len(self._flying) > 1:
-            self._land()
+        self.computed_tokens += computed
+        self._in_flight.append((step, metrics))
+        if len(self._in_flight) > 1:
+            self._wait_for_oldest()
 
     def check(self) -> None:
-        """Wait for every step.
+        """Wait for every step in flight.
 
         Raises:
             RunError: a loss is not finite; the step, its kind and languages are named.
         """
-        while self._flying:
-            self._land()
+        while self._in_flight:
+            self._wait_for_oldest()
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; notes how long each keeps the step waiting."""
+        """The batches, with the time that each keeps the device waiting measured."""
         while True:
             began = time.perf_counter()
             batch = next(batches, None)
@@ -59,7 +59,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent in here is not the steps'; every step has landed, and its loss is finite.
+        """Pause the clock, after every step in flight has ended with a finite loss.
 
         Raises:
             RunError: a loss is not finite.
@@ -72,11 +72,11 @@ class Meter:
     def flush(self) -> dict[str, float]:
         """Means since the last flush, and the share of every kind since the first step."""
         self.check()
-        seconds, steps = time.perf_counter() - self.since, len(self.landed)
-        # a metric of one kind of batch is the mean over the steps of that kind
-        names = dict.fromkeys(name for one in self.landed for name in one)
+        seconds, steps = time.perf_counter() - self.since, len(self.metrics)
+        # a metric that only some kinds of batches have is the mean over the steps that have it
+        names = dict.fromkeys(name for metrics in self.metrics for name in metrics)
         means = {
-            name: float(np.mean([one[name] for one in self.landed if name in one]))
+            name: float(np.mean([metrics[name] for metrics in self.metrics if name in metrics]))
             for name in names
         }
         total = sum(self.kinds.values())
@@ -84,7 +84,7 @@ class Meter:
             **means,
             "pairs_per_second": self.pairs / seconds,
             "seconds_per_step": seconds / steps,
-            "padding_waste": 1 - self.tokens / self.places,
+            "padding_waste": 1 - self.tokens / self.computed_tokens,
             "input_wait": self.waited / seconds,
             **{f"share/{kind}": count / total for kind, count in sorted(self.kinds.items())},
         }
@@ -92,38 +92,39 @@ class Meter:
         return values
 
     def _reset(self) -> None:
-        self.since, self.pairs, self.tokens, self.places = time.perf_counter(), 0, 0, 0
+        self.since = time.perf_counter()
+        self.pairs = self.tokens = self.computed_tokens = 0
         self.waited = 0.0
-        self.landed: list[dict[str, float]] = []
+        self.metrics: list[dict[str, float]] = []
 
-    def _land(self) -> None:
-        step, metrics = self._flying.pop(0)
+    def _wait_for_oldest(self) -> None:
+        step, metrics = self._in_flight.pop(0)
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not np.isfinite(values["loss"]):
-            kind, languages = self.hybrid.languages(step)
-            pairs = sorted({_pair(self.hybrid, pair) for pair in languages.tolist()})
+            kind, languages = self.schedule.languages(step)
+            pairs = sorted({_pair(self.schedule, pair) for pair in languages.tolist()})
             raise RunError(
                 f"step {step}: the loss is {values['loss']} ({kind} batch, {', '.join(pairs[:8])}"
                 f"{', ...' if len(pairs) > 8 else ''}); lower config.optimizer.learning_rate, "
                 "raise config.loss.temperature or set config.optimizer.clip_norm"
             )
-        self.landed.append(values)
+        self.metrics.append(values)
 
 
-def usage(hybrid: Hybrid, steps: int) -> tuple[Counter, Counter, Counter]:
-    """Batches of each kind, and rows of each query language and pair, that `steps` steps use."""
+def usage(schedule: Hybrid, steps: int) -> tuple[Counter, Counter, Counter]:
+    """Batches of each kind, and rows of each query language and language pair, in `steps` steps."""
     kinds: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
     for step in range(steps):
-        kind, cells = hybrid.languages(step)
+        kind, row_pairs = schedule.languages(step)
         kinds[kind] += 1
-        distinct, counts = np.unique(cells, axis=0, return_counts=True)
-        for cell, count in zip(distinct.tolist(), counts.tolist()):
-            pairs[_pair(hybrid, cell)] += count
-            languages[hybrid.language_names[cell[0]]] += count
+        distinct, counts = np.unique(row_pairs, axis=0, return_counts=True)
+        for pair, count in zip(distinct.tolist(), counts.tolist()):
+            pairs[_pair(schedule, pair)] += count
+            languages[schedule.language_names[pair[0]]] += count
     return kinds, languages, pairs
 
 
-def _pair(hybrid: Hybrid, cell: list[int]) -> str:
-    return "-".join(hybrid.language_names[language] for language in cell)
+def _pair(schedule: Hybrid, languages: list[int]) -> str:
+    return "-".join(schedule.language_names[language] for language in languages)

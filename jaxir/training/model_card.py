@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jaxir
 from jaxir.config import Config
 from jaxir.models.trained import TrainedModel
 from jaxir.runtime.hub import revisions
+from jaxir.runtime.versions import VERSION
 
 _FIGURES = (
     ("monolingual mAP", "monolingual", "map"),
@@ -62,7 +62,7 @@ def _front_matter(
         f"{model.config.pooling} pooling; embeddings of {model.config.embedding_size} dimensions"
         f"{', of length 1' if model.config.normalize else ''}. Queries are cut after "
         f"{model.max_query_tokens} tokens, passages after {model.max_passage_tokens}. "
-        f"Exported by jaxir {jaxir.__version__}."
+        f"Exported by jaxir {VERSION}."
     )
     if config is None and _revision(name, results):
         yield f"Read from {_start(name, results)}."
@@ -116,12 +116,12 @@ def _run(config: Config | None, results: Mapping[str, Any] | None) -> Iterator[s
     yield ""
     yield "## Figures"
     yield ""
-    yield f"| task | {' | '.join(title for title, _, _ in _FIGURES)} |"
+    yield f"| dataset | {' | '.join(title for title, _, _ in _FIGURES)} |"
     yield "|---" * (len(_FIGURES) + 1) + "|"
-    for task, systems in results["tasks"].items():
+    for dataset, systems in results["datasets"].items():
         for system, report in systems.items():
             cells = (_cell(report[setting].get(name)) for _, setting, name in _FIGURES)
-            yield f"| {task}, {system} | {' | '.join(cells)} |"
+            yield f"| {dataset}, {system} | {' | '.join(cells)} |"
     yield ""
 
 

@@ -1,105 +1,88 @@
-"""One run from its first byte to its table."""
+"""A run from its config to its results: set-up, training, evaluation, export."""
 
-import json
-import logging
 import shlex
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
 from jaxir.config import RunConfig
-from jaxir.data.hybrid import Hybrid
 from jaxir.errors import RunError
-from jaxir.evaluation.tables import print_settings
+from jaxir.evaluation.tables import describe_size, print_settings
 from jaxir.progress import still_at
 from jaxir.runtime.files import write_json
 from jaxir.runtime.mesh import make_mesh, replicate
 from jaxir.runtime.processes import is_first
 from jaxir.runtime.versions import made_with
-from jaxir.tasks import family_of
-from jaxir.training.family import Inputs, Results, size_of
-from jaxir.training.loop import Programs, train
+from jaxir.training.loop import train
 from jaxir.training.meter import usage
-from jaxir.training.workdir import RESULTS_FILE, claim
+from jaxir.training.overview import print_overview
+from jaxir.training.task import Results, Setup, Task, set_up
+from jaxir.training.workdir import RESULTS_FILE, claim, read_results
 
-logger = logging.getLogger(__name__)
 
-
-def run(config: RunConfig, workdir: epath.Path) -> None:
-    """Train what the config says, going on where an earlier call stopped, and show the results.
+def run(config: RunConfig, task: Task, workdir: epath.Path) -> None:
+    """Train and evaluate a config, going on where an earlier call stopped, and print the results.
 
     Raises:
         UserError, RunError: one line each; see `jaxir.errors`.
     """
-    # a batch that does not fit the devices fails before any reading
-    make_mesh(config)
+    mesh = make_mesh(config)  # a batch that does not fit the devices fails before any reading
     claim(workdir, config)
-    family = family_of(config)
-    with still_at("reading data and weights"):
-        inputs = family.prepare(config, workdir)
-    logger.info("data: %s", json.dumps(inputs.data_report))
-    results, _ = train_and_measure(config, inputs, workdir, workdir.name, None)
-    if not is_first():
-        return
-    for name, systems in results["tasks"].items():
-        print_settings(f"{name}: {size_of(systems)}", systems, family.columns)
-    print(f"{workdir / RESULTS_FILE}, pictures and metrics beside it")
+    results = read_results(workdir)
+    if results is None:
+        with still_at("reading data and weights"):
+            inputs = task.read_inputs(config, workdir)
+        setup = set_up(config, task, inputs, mesh, workdir)
+        print_overview(setup)
+        results = train_and_evaluate(setup, workdir.name)
+    if is_first():
+        for name, systems in results["datasets"].items():
+            print_settings(f"{name}: {describe_size(systems)}", systems, task.columns)
+        print(f"{workdir / RESULTS_FILE}, pictures and metrics beside it")
 
 
-def train_and_measure(
-    config: RunConfig,
-    inputs: Inputs,
-    workdir: epath.Path,
-    name: str,
-    programs: Programs | None,
-) -> tuple[Results, Programs | None]:
-    """Results of one run, going on where it was stopped; those of a finished one are read.
+def train_and_evaluate(setup: Setup, name: str) -> Results:
+    """Train a run, evaluate and export its best checkpoint, and write results.json.
 
     Args:
-        config: the run.
-        inputs: shared by the runs of a sweep.
-        workdir: the run's own folder.
-        name: what the progress line calls it.
-        programs: as for `train`; they are returned.
+        setup: of the run.
+        name: stands before its progress line.
 
     Raises:
-        UserError, RunError: as `train`; and for parameters that are not finite.
+        UserError, RunError: see `train`; and for parameters that are not finite.
     """
-    path = workdir / RESULTS_FILE
-    if path.exists():
-        claim(workdir, config)
-        return json.loads(path.read_text(encoding="utf-8")), programs
-    began, family = time.perf_counter(), family_of(config)
-    params, programs = train(config, family, inputs, workdir, name, programs)
-    config = inputs.applied(config)
+    began = time.perf_counter()
+    params = train(setup, name)
+    kinds, query_languages, pairs = usage(setup.schedule, setup.config.steps)
     results: Results = {
         "command": shlex.join(["python", "-m", "jaxir.train", *sys.argv[1:]]),
         **made_with(),
         "seconds": time.perf_counter() - began,
-        "data": dict(inputs.data_report),
+        "data": dict(setup.inputs.data_report),
+        "used": {
+            "kinds": dict(kinds),
+            "query_languages": dict(query_languages),
+            "pairs": dict(pairs),
+        },
     }
-    results["used"] = dict(
-        zip(("kinds", "query_languages", "pairs"), map(dict, _usage(config, inputs)))
-    )
-    mesh = make_mesh(config)
-    whole = replicate(params, mesh)  # every process takes part
-    if not all(np.isfinite(jax.device_get(leaf)).all() for leaf in jax.tree.leaves(whole)):
+    replicated = replicate(params, setup.mesh)  # every process takes part
+    _check_finite(replicated, setup.workdir)
+    with jax.set_mesh(setup.mesh), still_at("evaluating"):
+        results["datasets"] = setup.task.evaluate(setup, params)
+    if is_first():
+        if setup.config.logging.export:
+            setup.task.export(setup, jax.device_get(replicated), results)
+        write_json(setup.workdir / RESULTS_FILE, results)
+    return results
+
+
+def _check_finite(params: Any, workdir: epath.Path) -> None:
+    if not all(np.isfinite(jax.device_get(leaf)).all() for leaf in jax.tree.leaves(params)):
         raise RunError(
             f"{workdir}: the last step left parameters that are not finite; lower "
             "config.optimizer.learning_rate or set config.optimizer.clip_norm"
         )
-    with jax.set_mesh(mesh), still_at("measuring"):
-        results["tasks"] = family.results(config, inputs, programs.embed, params, mesh, workdir)
-    if is_first():
-        if config.logging.export:
-            family.export(config, inputs, jax.device_get(whole), results, workdir / "export")
-        write_json(path, results)
-    return results, programs
-
-
-def _usage(config: RunConfig, inputs: Inputs) -> tuple[dict, dict, dict]:
-    hybrid = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
-    return usage(hybrid, config.steps)

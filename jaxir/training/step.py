@@ -1,14 +1,17 @@
-"""The training step: a pure function of the state and a batch, compiled ahead.
+"""The training step: a pure function of the state and a batch.
 
 The state is a nested dict: `params` (`model`, and what else is learned), `optimizer`, `step`,
-`seed`, and `aux_state` where an objective hands something from step to step. Chance is hashed from
-step and seed, so nothing else needs saving, and runs that differ in seed and data alone share one
-compiled step.
+`seed`, and `aux_state` where a task hands something from step to step. All randomness is hashed
+from step and seed, so no generator's state is saved, and runs that differ in seed and data alone
+share one compiled step.
 """
 
+import logging
 import math
+import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,35 +20,35 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxir.config import RunConfig
+from jaxir.data.batch import token_shapes
 from jaxir.models.dropout import fold, mix
 from jaxir.runtime.mesh import state_shardings
-from jaxir.training.contrastive import CONTRASTIVE
-from jaxir.training.family import Metrics, Objective
 from jaxir.training.optimizer import learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from jaxir.training.task import Metrics, Task
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 
 
-def init_state(
-    config: RunConfig, model_params: Any | None = None, objective: Objective = CONTRASTIVE
-) -> State:
-    """State of step 0: random weights by the run's seed, or the given ones."""
-    params = objective.init(config, model_params)
+def init_state(config: RunConfig, pretrained: Any | None, task: "Task") -> State:
+    """The state of step 0: random weights by the run's seed, or the pretrained ones."""
+    params = task.init_params(config, pretrained)
     state = {
         "params": params,
         "optimizer": make_optimizer(config.optimizer, config.steps).init(params),
         "step": jnp.int32(0),
         "seed": jnp.int32(config.seed),
     }
-    aux_state = objective.carry(config, params)
+    aux_state = task.init_aux(config, params)
     return state | ({"aux_state": aux_state} if aux_state else {})
 
 
-def abstract_state(
-    config: RunConfig, model_params: Any | None, mesh: Mesh, objective: Objective = CONTRASTIVE
-) -> Any:
+def abstract_state(config: RunConfig, pretrained: Any | None, mesh: Mesh, task: "Task") -> Any:
     """Shapes, dtypes and shardings of a state, without making it."""
-    shapes = jax.eval_shape(lambda: init_state(config, model_params, objective))
+    shapes = jax.eval_shape(lambda: init_state(config, pretrained, task))
     shardings = state_shardings(shapes, mesh, config.scale.fsdp)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -54,30 +57,27 @@ def abstract_state(
     )
 
 
-def make_state(
-    config: RunConfig, model_params: Any | None, mesh: Mesh, objective: Objective = CONTRASTIVE
-) -> State:
-    """State of step 0 on the devices, each of which makes or gets no more than its part."""
-    abstract = abstract_state(config, model_params, mesh, objective)
+def make_state(config: RunConfig, pretrained: Any | None, mesh: Mesh, task: "Task") -> State:
+    """The state of step 0 on the devices; none makes or gets more than its own part."""
+    abstract = abstract_state(config, pretrained, mesh, task)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    if model_params is None:
-        return jax.jit(lambda: init_state(config, None, objective), out_shardings=shardings)()
-    placed = jax.device_put(model_params, shardings["params"]["model"])
-    return jax.jit(lambda params: init_state(config, params, objective), out_shardings=shardings)(
-        placed
-    )
+    if pretrained is None:
+        return jax.jit(lambda: init_state(config, None, task), out_shardings=shardings)()
+    placed = jax.device_put(pretrained, shardings["params"]["model"])
+    return jax.jit(lambda params: init_state(config, params, task), out_shardings=shardings)(placed)
 
 
 def train_step(
-    state: State, batch: dict[str, Array], config: RunConfig, objective: Objective = CONTRASTIVE
-) -> tuple[State, Metrics]:
-    """One update of AdamW."""
+    state: State, batch: dict[str, Array], config: RunConfig, task: "Task"
+) -> tuple[State, "Metrics"]:
+    """Update the state by AdamW on the gradient of the task's loss."""
     seed = fold(mix(state["seed"].astype(jnp.uint32)), state["step"])
     params = state["params"]
     dtype = jnp.dtype(config.scale.gradient_dtype)
-    # gradients have the dtype of what they are taken of, also on their way between devices
+    # A gradient has the dtype of the parameters it is taken of, also where devices sum it: rounding
+    # the parameters for the loss alone halves that traffic, and the optimizer keeps float32.
     rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    gradient, (metrics, aux_state) = jax.grad(objective.loss, has_aux=True)(
+    gradient, (metrics, aux_state) = jax.grad(task.loss, has_aux=True)(
         rounded, state.get("aux_state", {}), batch, config, state["step"], seed
     )
     gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
@@ -94,58 +94,80 @@ def train_step(
     return after | ({"aux_state": aux_state} if aux_state else {}), metrics
 
 
-def trace_step(
-    config: RunConfig,
-    state: Any,
-    batch: Mapping[str, jax.ShapeDtypeStruct],
-    objective: Objective = CONTRASTIVE,
-) -> Any:
-    """`train_step` traced for these shapes and shardings; the state is donated."""
+@dataclass(frozen=True)
+class CompiledStep:
+    """`train_step` compiled for one shape of batch, and its cost on one device by the compiler."""
 
-    def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
-        return train_step(state, batch, config, objective)
-
-    return jax.jit(step, donate_argnums=0).trace(state, batch)
+    program: jax.stages.Compiled
+    flops: float  # of matrix products, over all devices
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
 
 
-def compile_step(
-    config: RunConfig, state: State, batch: Mapping[str, Any], objective: Objective = CONTRASTIVE
-) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """Compile `train_step` for these shapes and shardings; the state is donated.
+class TrainStep:
+    """`train_step` of a run, compiled once for each shape of batch and kept; donates the state."""
 
-    Returns:
-        The compiled step, and what it costs: `flops` of its matrix products over all devices, and
-        `argument_bytes`, `temporary_bytes` and `peak_bytes` on one device, as the compiler plans.
-    """
+    def __init__(self, config: RunConfig, task: "Task"):
+        self.config, self.task = config, task
+        self.compiled: dict[tuple[tuple[int, ...], ...], CompiledStep] = {}
 
-    def abstract(x: Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+    def __call__(self, state: State, batch: dict[str, Array]) -> tuple[State, "Metrics"]:
+        """Take a step; the state that was given is gone."""
+        return self.compile(state, batch).program(state, batch)
 
-    traced = trace_step(
-        config, jax.tree.map(abstract, state), jax.tree.map(abstract, batch), objective
-    )
-    compiled = traced.lower().compile()
-    memory = compiled.memory_analysis()
-    arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return compiled, {
-        "flops": matmul_flops(traced.jaxpr.jaxpr),
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": arguments_and_results
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes,
-    }
+    def compile(self, state: State, batch: Mapping[str, Any]) -> CompiledStep:
+        """The step for a batch of such shapes, compiled if this is the first of them.
 
+        Args:
+            state: arrays, of which shapes, dtypes and shardings count.
+            batch: arrays, or shapes with shardings.
+        """
+        shapes = token_shapes(batch)
+        if shapes not in self.compiled:
+            began = time.perf_counter()
+            step = self._compile(state, batch)
+            logger.info(
+                "compiled the step for %s tokens in %.1f s: %.2f GiB and %.3g FLOPs a device",
+                " + ".join(f"{rows:,} x {width}" for rows, width in shapes),
+                time.perf_counter() - began,
+                step.peak_bytes / 2**30,
+                step.flops / jax.device_count(),
+            )
+            self.compiled[shapes] = step
+        return self.compiled[shapes]
 
-def token_shapes(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """Shapes that decide which compiled step a batch needs: those of its ids."""
-    return tuple(batch[name].shape for name in sorted(batch, reverse=True) if name.endswith("_ids"))
+    def trace(self, state: Any, batch: Mapping[str, Any]) -> Any:
+        """`train_step` traced for these shapes and shardings, for a mesh that may be abstract."""
+
+        def step(state: State, batch: dict[str, Array]) -> tuple[State, "Metrics"]:
+            return train_step(state, batch, self.config, self.task)
+
+        return jax.jit(step, donate_argnums=0).trace(state, batch)
+
+    def _compile(self, state: State, batch: Mapping[str, Any]) -> CompiledStep:
+        def abstract(x: Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+        traced = self.trace(jax.tree.map(abstract, state), jax.tree.map(abstract, batch))
+        program = traced.lower().compile()
+        memory = program.memory_analysis()
+        # a donated state's memory is counted among the arguments and among the results
+        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        return CompiledStep(
+            program,
+            matmul_flops(traced.jaxpr.jaxpr),
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            peak,
+        )
 
 
 def matmul_flops(jaxpr: Any) -> float:
     """Floating-point operations of all matrix products, on all devices together.
 
-    Those of a loop count as often as it turns: the compiler's own count takes the body of a loop,
+    The body of a loop counts once for each of its trips. The compiler's own count takes the body,
     and so a stack of layers, once.
     """
     total = 0.0
@@ -159,8 +181,8 @@ def matmul_flops(jaxpr: Any) -> float:
             for inner in value if isinstance(value, tuple | list) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    turns = equation.params.get("length", 1)
+                    trips = equation.params.get("length", 1)
                     if equation.primitive.name == "shard_map":  # shapes are those of one device
-                        turns = equation.params["mesh"].size
-                    total += matmul_flops(inner) * turns
+                        trips = equation.params["mesh"].size
+                    total += matmul_flops(inner) * trips
     return total

@@ -1,4 +1,4 @@
-"""Which tokenizer a run has, and what it decides of the model's shape."""
+"""The tokenizer of a run: named, trained on its own texts, or that of the initial weights."""
 
 import dataclasses
 import logging
@@ -14,17 +14,18 @@ from jaxir.data.collection import Collection
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.hf import read_tokenizer
+from jaxir.models.trained import fitted
 from jaxir.runtime.claims import Claims, make_together
 from jaxir.runtime.files import as_local, is_remote, publish
 
 logger = logging.getLogger(__name__)
 
-# More hardly change its pieces, and cost minutes.
+# More texts hardly change the pieces, and cost minutes.
 TOKENIZER_TEXTS = 50_000
 
 
-class NamesTokenizer(Protocol):
-    """Fields of a model's config that say which tokenizer it has."""
+class TokenizerFields(Protocol):
+    """The fields of a model's config that decide its tokenizer."""
 
     tokenizer: str
     trained_tokenizer_size: int
@@ -32,26 +33,26 @@ class NamesTokenizer(Protocol):
 
 
 def tokenizer_of(
-    model: NamesTokenizer,
+    model: TokenizerFields,
     init: str,
     training: Collection | None,
     workdir: epath.Path,
     with_mask: bool = False,
 ) -> Any:
-    """The tokenizer of a run: trained on its texts, the one that is named, or that of the weights.
+    """The tokenizer of a run.
 
     Args:
-        model: which of them.
-        init: folder of the weights to start from, or "".
-        training: what a tokenizer of its own is trained on; None: it has been.
-        workdir: where that is kept.
-        with_mask: one that is trained gets a token for those that are to be guessed.
+        model: decides which.
+        init: folder or hub name of the initial weights, or "".
+        training: texts to train a tokenizer on; None: it has been trained.
+        workdir: holds a trained tokenizer.
+        with_mask: a trained tokenizer gets a mask token.
 
     Raises:
         UserError: none is named, or it cannot be read.
     """
     if model.trained_tokenizer_size:
-        return _own_tokenizer(model, training, workdir, with_mask)
+        return _trained_tokenizer(model, training, workdir, with_mask)
     if model.tokenizer or init:
         return read_tokenizer(model.tokenizer or init)
     raise UserError(
@@ -60,29 +61,34 @@ def tokenizer_of(
     )
 
 
-def with_vocab_of(tokenizer: Any, encoder: EncoderConfig) -> EncoderConfig:
-    """The shape of an encoder from scratch, with a row of its table for each token."""
-    return dataclasses.replace(encoder, vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id)
-
-
-def named(model: NamesTokenizer, init: str) -> str:
-    """How a message calls weights, and their tokenizer where it is another's."""
-    return f"{init} with config.model.tokenizer = {model.tokenizer!r}" if model.tokenizer else init
-
-
-def _own_tokenizer(
-    model: NamesTokenizer, training: Collection | None, workdir: epath.Path, with_mask: bool = False
-) -> Any:
-    """Trained once, by one process, then read: resumed runs and other hosts get the same ids.
+def fit_to_tokenizer(
+    encoder: EncoderConfig, tokenizer: Any, model: TokenizerFields, init: str
+) -> EncoderConfig:
+    """The encoder's shape with the vocabulary and padding of its tokenizer.
 
     Args:
-        model: how large it becomes, and of which kind.
-        training: whose texts it is trained on; None: it has been.
-        workdir: where it is kept.
-        with_mask: it has a token for those that are to be guessed.
+        encoder: the shape, of the initial weights if there are any.
+        tokenizer: makes its input.
+        model: says whose tokenizer it is, for the message.
+        init: folder or hub name of the initial weights; "": random ones, whose embedding table
+            gets a row for each token.
+
+    Raises:
+        UserError: the tokenizer does not belong to the weights.
     """
+    if not init:
+        shape = {"vocab_size": len(tokenizer), "pad_id": tokenizer.pad_token_id}
+        return dataclasses.replace(encoder, **shape)
+    other = f" with config.model.tokenizer = {model.tokenizer!r}" if model.tokenizer else ""
+    return fitted(encoder, tokenizer, f"{init}{other}")
+
+
+def _trained_tokenizer(
+    model: TokenizerFields, training: Collection | None, workdir: epath.Path, with_mask: bool
+) -> Any:
+    """A tokenizer trained once, by one process, then read: other hosts and restarts get its ids."""
     folder = workdir / "tokenizer"
-    whole = folder / "tokenizer.json"
+    written_last = folder / "tokenizer.json"
 
     def make(_: str) -> None:
         assert training is not None
@@ -92,13 +98,13 @@ def _own_tokenizer(
         logger.info("training a tokenizer of %d pieces", size)
         texts = (training.texts[i] for i in used if i >= 0)
         tokenizer = train_tokenizer(texts, size, with_mask, kind)
-        near = None if is_remote(workdir) else workdir
-        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=near) as unfinished:
+        parent = None if is_remote(workdir) else workdir
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=parent) as unfinished:
             tokenizer.save_pretrained(Path(unfinished) / "tokenizer")
-            publish(Path(unfinished) / "tokenizer", folder, whole.name)
+            publish(Path(unfinished) / "tokenizer", folder, written_last.name)
 
-    if training is not None and not whole.exists():
+    if training is not None and not written_last.exists():
         with Claims(workdir) as claims:
-            make_together({"tokenizer": whole}, make, claims)
+            make_together({"tokenizer": written_last}, make, claims)
     with as_local(folder) as local:
         return read_tokenizer(str(local))

@@ -1,12 +1,11 @@
-"""What a run has trained, read back from its workdir."""
+"""Trained models: read back from a workdir or a folder, and exported."""
 
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 from etils import epath
 
 from jaxir.config import Config, RunConfig
@@ -17,12 +16,9 @@ from jaxir.runtime.files import as_local, path_of
 from jaxir.training.model_card import model_card
 from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE, read_config
 
-if TYPE_CHECKING:
-    from jaxir.training.family import Objective
-
 
 def is_workdir(name: str) -> bool:
-    """Whether a folder is that of a run: it says by which config."""
+    """True for the workdir of a run, which holds its config."""
     path = path_of(name) / CONFIG_FILE
     try:
         return path.exists() and {"steps", "hybrid"} <= json.loads(path.read_text()).keys()
@@ -49,12 +45,10 @@ def read_trained(name: str) -> TrainedModel:
             found = read_folder(str(folder))
         return dataclasses.replace(found, max_query_tokens=limits[0], max_passage_tokens=limits[1])
     # seconds to import, which a model that is whole should not cost
-    from jaxir.training.contrastive import CONTRASTIVE
-    from jaxir.training.inputs import load_initial_weights
+    from jaxir.training.initial_weights import load_initial_weights
 
-    model, params, tokenizer = load_initial_weights(config, None, workdir)
-    config.model = model
-    params = newest_params(config, workdir, params, CONTRASTIVE)
+    model, _, tokenizer = load_initial_weights(config, None, workdir)
+    params = newest_params(config, workdir)
     prefixes = model.query_prefix, model.passage_prefix
     return TrainedModel(model, params, tokenizer, *prefixes, *limits)
 
@@ -100,32 +94,21 @@ def write_export(
     )
 
 
-def newest_params(
-    config: RunConfig, workdir: epath.Path, start: Any, objective: "Objective"
-) -> Any:
-    """Parameters of the best checkpoint, or of the newest where none has been evaluated.
-
-    Args:
-        config: of the run, with its model's true shape.
-        workdir: the run's.
-        start: weights that it started from; None: random.
-        objective: of its family.
+def newest_params(config: RunConfig, workdir: epath.Path) -> Any:
+    """The model's parameters in the best checkpoint, or the newest where none was evaluated.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
-    from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
-    from jaxir.training.step import init_state
+    from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints  # orbax takes seconds to import
 
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
-    abstract = jax.eval_shape(lambda: init_state(config, start, objective))
     try:
-        best = checkpoints.best_step()
-        if best is not None:
-            return checkpoints.restore(best, abstract)["params"]["model"]
-        newest = checkpoints.restore_latest(abstract)
+        step = checkpoints.best_step()
+        if step is None:
+            step = checkpoints.newest_step()
+        if step is None:
+            raise UserError(f"{workdir}: this run has saved no checkpoint yet")
+        return checkpoints.restore(step, checkpoints.abstract(step))["params"]["model"]
     finally:
         checkpoints.close()
-    if newest is None:
-        raise UserError(f"{workdir}: this run has saved no checkpoint yet")
-    return newest[1]["params"]["model"]

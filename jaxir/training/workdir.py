@@ -1,4 +1,4 @@
-"""A workdir belongs to one config."""
+"""The workdir of a run: which config it belongs to, and the files in it."""
 
 import dataclasses
 import json
@@ -14,13 +14,13 @@ from jaxir.runtime.files import create
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.json"
 
 
-def values_file(task: str) -> str:
-    """Name of the file with every measure of every query of a task."""
-    return f"values_{task}.npz"
+def values_file(dataset: str) -> str:
+    """Name of the file with every metric of every query of a dataset."""
+    return f"values_{dataset}.npz"
 
 
 def claim(workdir: epath.PathLike, config: RunConfig) -> None:
-    """Make a folder this config's, or check that it is; `watch` may differ.
+    """Make a folder this config's, or check that it is; `logging` may differ.
 
     Raises:
         UserError: it belongs to another config, or cannot be written.
@@ -45,6 +45,23 @@ def claim(workdir: epath.PathLike, config: RunConfig) -> None:
         )
 
 
+def read_results(workdir: epath.Path) -> dict[str, Any] | None:
+    """The results of a finished run; None where it has not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = workdir / RESULTS_FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete it, and the run is evaluated"
+        ) from error
+
+
 def read_config(workdir: epath.PathLike) -> RunConfig:
     """The config that a folder was claimed for.
 
@@ -60,7 +77,7 @@ def read_config(workdir: epath.PathLike) -> RunConfig:
 
 
 def _different(found: Any, wanted: Any, name: str = "config") -> list[str]:
-    """Fields that differ, with both values."""
+    """A line for each field that differs, with both values."""
     if name == "config.logging" or found == wanted:
         return []
     if isinstance(found, dict) and isinstance(wanted, dict):

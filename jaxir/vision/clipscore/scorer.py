@@ -14,12 +14,13 @@ from PIL import Image
 
 from jaxir.errors import UserError
 from jaxir.training.trained import is_workdir
+from jaxir.vision.clipscore.albef_scorer import AlignedScorer
 from jaxir.vision.clipscore.scores import PREFIX
 from jaxir.vision.data.images import WHITE, Color, open_image
 from jaxir.vision.models.aligned_folder import is_aligned
 from jaxir.vision.models.clip_model import ClipModel, read_clip
 from jaxir.vision.models.clip_preprocessing import prepare
-from jaxir.vision.models.trained import AlignedScorer, read_aligned
+from jaxir.vision.models.trained import read_aligned
 
 Picture = Image.Image | str | os.PathLike  # in RGB, or a file
 _PREPARED = 128  # images whose pixels are held at a time

@@ -20,8 +20,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxir.config import CaptionsConfig
+from jaxir.data.batch import Batch
 from jaxir.data.hybrid import KINDS, Hybrid
-from jaxir.data.pipeline import Batch
 from jaxir.data.tokens import Tokens
 from jaxir.vision.data.augment import augmented, centred
 from jaxir.vision.data.captions import CaptionSet

@@ -1,83 +1,116 @@
-"""Runs that train ALBEF: what they are trained by, how they are measured, what they leave."""
+"""The task that trains ALBEF: its losses, its evaluation, its export."""
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
+from jaxtyping import Array
 
 from jaxir.config import AlbefConfig
 from jaxir.evaluation.per_query import write_totals
 from jaxir.evaluation.plots import save
 from jaxir.runtime.processes import is_first
-from jaxir.training.family import Family, Results
+from jaxir.training.task import AuxState, Metrics, Results, Setup
 from jaxir.training.workdir import values_file
 from jaxir.vision.evaluation.comparison import ALIGNMENT, CLIPSCORE, COLUMNS, totals_of
 from jaxir.vision.evaluation.image_task import Programs, encode_task, make_programs, measure_task
 from jaxir.vision.evaluation.pixel_baseline import pixel_baseline
 from jaxir.vision.evaluation.retrieved import retrieved
+from jaxir.vision.models import albef
 from jaxir.vision.models.aligned_folder import of_run, write_aligned
-from jaxir.vision.training.inputs import AlbefInputs, prepare
-from jaxir.vision.training.objective import ALIGNING
+from jaxir.vision.training.albef_loss import alpha_at, losses
+from jaxir.vision.training.inputs import AlbefInputs, read_inputs
+from jaxir.vision.training.momentum import init_aux
 
 
-def _measure(
-    config: AlbefConfig, inputs: AlbefInputs, programs: Programs, params: Any
-) -> dict[str, float]:
-    """Both directions on the held-out images by ITC, and as `map` the mean of their R@1."""
-    task = inputs.tasks[inputs.first_task].first(config.evaluation.images)
-    encoded = encode_task(programs, params, task, config)
-    summary = measure_task(programs, params, task, encoded, config).summary()
-    both = [summary[key] for key in (ALIGNMENT.quality, "text_to_image/multilingual/R@1")]
-    return summary | {"map": sum(both) / 2}
+class AlbefTask:
+    """Training and evaluation of ALBEF on images and captions; see `jaxir.training.task.Task`."""
+
+    columns = COLUMNS
+    comparison = ALIGNMENT
+
+    def read_inputs(self, config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
+        """Read images, captions and weights that the runs of a config need."""
+        return read_inputs(config, workdir)
+
+    def init_params(self, config: AlbefConfig, pretrained: Any | None) -> dict[str, Any]:
+        """The parameters of image encoder, text encoder and fusion layers."""
+        if pretrained is None:
+            pretrained = albef.init_params(config.model, jax.random.key(config.seed))
+        return {"model": pretrained}
+
+    def init_aux(self, config: AlbefConfig, params: dict[str, Any]) -> AuxState:
+        """The momentum model and the queues of its features; empty without momentum."""
+        return init_aux(config.model, config.loss, params["model"])
+
+    def loss(
+        self,
+        params: Any,
+        aux_state: AuxState,
+        batch: dict[str, Array],
+        config: AlbefConfig,
+        step: Array,
+        seed: Array,
+    ) -> tuple[Array, tuple[Metrics, AuxState]]:
+        """The sum of the losses that are on: ITC, ITM, MLM."""
+        alpha = alpha_at(config.loss, step)
+        total, metrics, aux_state = losses(
+            config.model, config.loss, params["model"], aux_state, batch, alpha, seed
+        )
+        return total, (metrics, aux_state)
+
+    def validation_loss(self, params: Any, batch: dict[str, Array], config: AlbefConfig) -> Array:
+        """The loss of the batch alone: one-hot targets, no queue, always the same masks."""
+        alone = dataclasses.replace(config.loss, momentum=False)
+        return losses(config.model, alone, params["model"], {}, batch, 0.0, jnp.uint32(0))[0]
+
+    def make_encoders(self, config: AlbefConfig) -> Programs:
+        """The jitted encoders of images and captions, and the matching head."""
+        return make_programs(config.model)
+
+    def validate(self, setup: Setup, params: Any) -> dict[str, float]:
+        """Both directions by ITC on the held-out images; `map` is the mean of their R@1."""
+        config, encoders = setup.config, setup.compiled.encoders
+        dataset = setup.inputs.datasets[setup.inputs.validated].first(config.evaluation.images)
+        encoded = encode_task(encoders, params, dataset, config)
+        summary = measure_task(encoders, params, dataset, encoded, config).summary()
+        both = [summary[key] for key in (ALIGNMENT.quality, "text_to_image/multilingual/R@1")]
+        return summary | {"map": sum(both) / 2}
+
+    def evaluate(self, setup: Setup, params: Any) -> dict[str, dict[str, Any]]:
+        """Reports by dataset and system: ranked by ITC and, where it was trained, by ITM."""
+        config, encoders, inputs = setup.config, setup.compiled.encoders, setup.inputs
+        reports: dict[str, dict[str, Any]] = {}
+        candidates = config.evaluation.candidates if config.loss.itm else 0
+        background = config.captions.background
+        for name, dataset in inputs.datasets.items():
+            encoded = encode_task(encoders, params, dataset, config)
+            report = measure_task(encoders, params, dataset, encoded, config)
+            reports[name] = {"trained": report.to_dict()}
+            totals = totals_of(report)
+            if inputs.judge:
+                judgement = inputs.judge.of(name, dataset, encoded)
+                reports[name]["trained"][CLIPSCORE] = judgement.to_dict()
+                totals[CLIPSCORE] = judgement.found
+            if candidates:
+                rescored = measure_task(encoders, params, dataset, encoded, config, candidates)
+                reports[name][f"top {candidates} re-scored by ITM"] = rescored.to_dict()
+            if config.evaluation.baselines:
+                training = inputs.parts["training"]
+                pixels = pixel_baseline(training, dataset.captions, background=background)
+                reports[name]["most alike pixels"] = pixels.to_dict()
+            picture = retrieved(dataset, encoded, background)
+            if is_first():
+                write_totals(setup.workdir / values_file(name), dataset.pool.languages, totals)
+                save(picture, setup.workdir / f"retrieved_{name}.png")
+        return reports
+
+    def export(self, setup: Setup, params: Any, results: Results) -> None:
+        """Write ALBEF's towers and tokenizer as a folder of our own format."""
+        model = of_run(setup.config, params, setup.inputs.tokenizer)
+        write_aligned(setup.workdir / "export", model)
 
 
-def _results(
-    config: AlbefConfig,
-    inputs: AlbefInputs,
-    programs: Programs,
-    params: Any,
-    mesh: jax.sharding.Mesh,
-    workdir: epath.Path,
-) -> dict[str, dict[str, Any]]:
-    """Every task's report: ranked by ITC and, where it was trained, re-scored by ITM."""
-    tasks: dict[str, dict[str, Any]] = {}
-    candidates = config.evaluation.candidates if config.loss.itm else 0
-    background = config.captions.background
-    for name, task in inputs.tasks.items():
-        encoded = encode_task(programs, params, task, config)
-        report = measure_task(programs, params, task, encoded, config)
-        tasks[name] = {"trained": report.to_dict()}
-        totals = totals_of(report)
-        if inputs.judge:
-            judgement = inputs.judge.of(name, task, encoded)
-            tasks[name]["trained"][CLIPSCORE] = judgement.to_dict()
-            totals[CLIPSCORE] = judgement.found
-        if candidates:
-            again = measure_task(programs, params, task, encoded, config, candidates)
-            tasks[name][f"first {candidates} re-scored by ITM"] = again.to_dict()
-        if config.evaluation.baselines:
-            pixels = pixel_baseline(inputs.parts["training"], task.captions, background=background)
-            tasks[name]["most alike pixels"] = pixels.to_dict()
-        picture = retrieved(task, encoded, background)
-        if is_first():
-            write_totals(workdir / values_file(name), task.pool.languages, totals)
-            save(picture, workdir / f"retrieved_{name}.png")
-    return tasks
-
-
-def _export(
-    config: AlbefConfig, inputs: AlbefInputs, params: Any, results: Results, target: epath.Path
-) -> None:
-    write_aligned(target, of_run(config, params, inputs.tokenizer))
-
-
-ALBEF = Family(
-    objective=ALIGNING,
-    prepare=prepare,
-    embed=lambda config: make_programs(config.model),
-    measure=_measure,
-    results=_results,
-    export=_export,
-    columns=COLUMNS,
-    comparison=ALIGNMENT,
-)
+ALBEF = AlbefTask()

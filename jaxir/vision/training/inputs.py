@@ -1,4 +1,4 @@
-"""What runs of one ALBEF config share: images, captions, tokens, the model's shape, tasks."""
+"""The inputs that runs of one ALBEF config share, whatever their shares and seeds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,64 +23,64 @@ from jaxir.vision.models.initial_weights import load_initial_weights
 
 @dataclass(frozen=True)
 class AlbefInputs:
-    """Everything read from disk, before any step."""
+    """Everything read from disk, before any step; see `jaxir.training.task.Inputs`."""
 
-    model: AlbefModelConfig  # with the true shape, which weights or a tokenizer may have decided
-    params: Any | None  # of the weights to start from; None: random
+    model: AlbefModelConfig  # with its true shape, which weights or a tokenizer may have decided
+    params: Any | None  # initial weights; None: random
     tokenizer: Any
     tokens: Tokens  # of all captions
     parts: Mapping[str, CaptionSet]  # "training", "held_out" and the sources that are held out
-    tasks: Mapping[str, ImageTask]
+    datasets: Mapping[str, ImageTask]
     data_report: Mapping[str, Any]
-    judge: Judge | None = None  # of the captions found
+    judge: Judge | None = None  # scores the top-ranked captions by another model
 
     @property
     def training(self) -> Collection:
-        """What the batches are drawn from."""
+        """The captioned images that batches are drawn from."""
         return self.parts["training"].collection
 
     @property
     def held_out(self) -> Collection:
-        """What was kept from training: the first of the tasks, or nothing."""
+        """The captioned images of the validated dataset, or none."""
         training = self.parts["training"]
-        return self.parts.get(self.first_task, training.take(np.array([], int))).collection
+        return self.parts.get(self.validated, training.take(np.array([], int))).collection
 
     @property
-    def first_task(self) -> str:
-        """The one that is measured on the way; "" where nothing is held out."""
-        return next(iter(self.tasks), "")
+    def validated(self) -> str:
+        """Name of the dataset that is evaluated during training, the first; "": none."""
+        return next(iter(self.datasets), "")
 
-    def applied(self, config: AlbefConfig) -> AlbefConfig:
+    def resolved(self, config: AlbefConfig) -> AlbefConfig:
         """The config with the model's true shape."""
         return dataclasses.replace(config, model=self.model)
 
     def loader(
-        self, config: AlbefConfig, collection: Collection, hybrid: Hybrid, training: bool
+        self, config: AlbefConfig, collection: Collection, schedule: Hybrid, training: bool
     ) -> CaptionLoader:
-        """The batches of a schedule; images that are only measured are not changed by chance."""
+        """The batches of a schedule; only images for training are augmented."""
         captions = next(one for one in self.parts.values() if one.collection is collection)
-        return CaptionLoader(captions, hybrid, self.tokens, config.captions, augments=training)
+        return CaptionLoader(captions, schedule, self.tokens, config.captions, augments=training)
 
 
-def prepare(config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
-    """Read all that the runs of a config need.
+def read_inputs(config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
+    """Read images, captions and weights that the runs of a config need.
 
     Raises:
         UserError: names what is wrong in the images, the captions, the weights or the config.
     """
     _check_queue(config)
-    measured = config.evaluation.sources
     judge = load_judge(config.evaluation.judge) if config.evaluation.judge else None
-    # in one reading, so that what is depicted has one number, in training and out of it
-    every = dataclasses.replace(config.captions, sources=(*config.captions.sources, *measured))
-    captions = read_captions(every)
+    # read together, so that a group has one number in training and in evaluation
+    sources = (*config.captions.sources, *config.evaluation.sources)
+    captions = read_captions(dataclasses.replace(config.captions, sources=sources))
     parts = _parts(captions, config)
     model, params, tokenizer = load_initial_weights(config, parts["training"].collection, workdir)
     tokens = read_tokens(captions.collection.texts, tokenizer, workdir / "tokens")
     report = dict(captions.collection.report)
     report["images_of_part"] = {name: len(np.unique(part.image)) for name, part in parts.items()}
-    tasks = {name: image_task(part, tokens) for name, part in parts.items() if name != "training"}
-    return AlbefInputs(model, params, tokenizer, tokens, parts, tasks, report, judge)
+    measured = {name: part for name, part in parts.items() if name != "training"}
+    datasets = {name: image_task(part, tokens) for name, part in measured.items()}
+    return AlbefInputs(model, params, tokenizer, tokens, parts, datasets, report, judge)
 
 
 def _check_queue(config: AlbefConfig) -> None:
@@ -90,7 +90,7 @@ def _check_queue(config: AlbefConfig) -> None:
 
 
 def _parts(captions: CaptionSet, config: AlbefConfig) -> dict[str, CaptionSet]:
-    """What is trained on, what `captions` holds out of that, and the sources that are measured."""
+    """The training set, the held-out sets split off it, and the sources for evaluation alone."""
     source_of = np.array([captions.source_of[number] for number in captions.image])
     own = [source_name(source) for source in config.captions.sources]
     split = split_captions(captions.take(np.flatnonzero(np.isin(source_of, own))), config.captions)

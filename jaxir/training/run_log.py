@@ -1,7 +1,7 @@
-"""What a run says while it goes: a progress line, JSON lines, TensorBoard, Weights & Biases.
+"""The log of a run: metrics as JSON lines, TensorBoard and Weights & Biases; the progress line.
 
-All writers take the same flat dict of numbers by step. A resumed run first drops the lines it is
-about to write again, so the files read as if it had never stopped.
+All writers take the same flat dict of numbers by step. A resumed run first drops the lines that it
+is about to write again, so the files read as if it had never stopped.
 """
 
 import json
@@ -25,14 +25,14 @@ METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_WRITES = 60.0  # to a bucket
 
 
-class Report:
+class RunLog:
     """The writers of one run; of several processes only the first writes.
 
-    Nothing can be appended to a file in a bucket: there the files are written anew at times.
+    Nothing can be appended to a file in a bucket, so there the files are rewritten every minute.
     """
 
     def __init__(
-        self, workdir: epath.Path, watch: LoggingConfig, config: Mapping[str, Any], resumed: int
+        self, workdir: epath.Path, logging: LoggingConfig, config: Mapping[str, Any], resumed: int
     ):
         self.path, self._remote = workdir / METRICS_FILE, is_remote(workdir)
         self._tensorboard = self._wandb = None
@@ -41,13 +41,13 @@ class Report:
             return
         self._lines = _lines_until(self.path, resumed)
         self._write_lines()
-        if watch.tensorboard:
+        if logging.tensorboard:
             self._events = workdir / "tensorboard"
             self._local = tempfile.TemporaryDirectory() if self._remote else None
             folder = self._local.name if self._local else str(self._events)
             self._tensorboard = SummaryWriter(folder, purge_step=resumed + 1)
-        if watch.wandb_project:
-            self._wandb = _start_wandb(workdir, watch, config)
+        if logging.wandb_project:
+            self._wandb = _start_wandb(workdir, logging, config)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of a step to every destination."""
@@ -68,7 +68,7 @@ class Report:
             self.flush()
 
     def flush(self) -> None:
-        """Have everything so far where others see it."""
+        """Write everything so far to a bucket; local files have it already."""
         if not self._writes or not self._remote:
             return
         self._write_lines()
@@ -80,7 +80,7 @@ class Report:
                     stream.write(file.read_bytes())
 
     def close(self) -> None:
-        """Have everything where others see it, and let go."""
+        """Write what is left and close every writer."""
         if self._tensorboard is not None:
             self._tensorboard.close()  # its thread has written everything
         self.flush()
@@ -98,12 +98,12 @@ class Report:
 
 
 def progress_line(name: str, steps: int, done: int) -> tqdm:
-    """The one line that tells how far a run is and how long it will take."""
+    """The progress bar of a run, with the time that is left."""
     return progress_bar(name, steps, "steps", done, disable=not is_first())
 
 
 def _lines_until(path: epath.Path, step: int) -> list[str]:
-    """The lines of a run's first steps, by an earlier start."""
+    """The lines of an earlier start, up to a step."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -114,16 +114,16 @@ def _lines_until(path: epath.Path, step: int) -> list[str]:
     return kept
 
 
-def _start_wandb(workdir: epath.Path, watch: LoggingConfig, config: Mapping[str, Any]) -> Any:
+def _start_wandb(workdir: epath.Path, logging: LoggingConfig, config: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.logging.wandb_project = {watch.wandb_project!r}: Weights & Biases is not "
+            f"config.logging.wandb_project = {logging.wandb_project!r}: Weights & Biases is not "
             'installed; run: pip install "jaxir[wandb]"'
         ) from error
     return wandb.init(
-        project=watch.wandb_project,
+        project=logging.wandb_project,
         dir=None if is_remote(workdir) else str(workdir),
         config=dict(config),
         resume="allow",
