@@ -1,1 +1,1 @@
-"""The configs that come with jaxir; each one's docstring has its command."""
+"""The configs that come with jaxir; each docstring has the command, see also configs/README.md."""

@@ -2,11 +2,13 @@
 
     python -m jaxir.train --config albef_base.py --config.captions.directory=DATA
 
-DATA holds `shards/*.tar` (webdataset: KEY.jpg and KEY.json with captions by language). The numbers
-are the paper's for its 4 million images: 30 epochs of batches of 512 on eight A100s, a ramp of
-alpha over the first epoch, weight decay 0.02, a rate that rises to 1e-4 in 1,000 steps and falls to
-1e-5. The image side starts from a ViT-B/16 of ImageNet (the paper: DeiT), the text side from XLM-R
-base, the first six layers as text encoder, the rest as fusion layers. Not run here.
+DATA holds `shards/*.tar` (webdataset: KEY.jpg, and KEY.json with captions by language). The numbers
+are the paper's for its 4 million images: 30 epochs of batches of 512, alpha rising over the first
+epoch, weight decay 0.02, a learning rate that rises to 1e-4 in 1,000 steps and falls to 1e-5. The
+image side starts from a ViT-B/16 trained on ImageNet (the paper: DeiT), the text side from XLM-R
+base: its first six layers are the text encoder, the rest fusion layers.
+
+Hardware: the paper used eight A100s. Cost and scores: not run here.
 """
 
 from jaxir.config import (
@@ -30,7 +32,7 @@ EPOCH = IMAGES // BATCH
 
 
 def get_config() -> AlbefConfig:
-    """Another number of images wants other `steps` and `loss.ramp_steps`."""
+    """ALBEF base; for another number of images change `steps` and `loss.ramp_steps` too."""
     return AlbefConfig(
         steps=EPOCHS * EPOCH,
         batch_size=BATCH,

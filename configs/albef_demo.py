@@ -1,9 +1,12 @@
-"""Images and captions aligned by ALBEF, on drawings made on the fly: no data is needed.
+"""ALBEF on generated drawings with captions in eight languages; no data is needed.
 
     python -m jaxir.train --config albef_demo.py
 
-One to three equal shapes of one colour in one place, told in eight languages; a fifth of the 540
-combinations are only measured on. On two CPU cores: 5 minutes. Expected: see README.
+The images show one to three equal shapes of one colour at one position; a fifth of the 540
+combinations is held out.
+
+Hardware and cost: 5 minutes on two CPU cores. Expected on held-out combinations: R@1 .384 from
+image to text and .469 from text to image. What each loss adds: jaxir/vision/README.md.
 """
 
 from jaxir.config import (
@@ -24,11 +27,11 @@ from jaxir.config import (
 )
 
 SIZE = 64
-GROUND = (0.87, 0.87, 0.87)  # of the drawings, in the mean: what is nothing shall count nothing
+GROUND = (0.87, 0.87, 0.87)  # mean background of the drawings, which becomes 0
 
 
 def get_config() -> AlbefConfig:
-    """Captions tell left from right and corners from the centre: no flips, no crops."""
+    """A small ALBEF without flips and crops: captions tell left from right, corner from centre."""
     return AlbefConfig(
         steps=400,
         batch_size=64,

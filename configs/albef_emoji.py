@@ -1,9 +1,12 @@
-"""ALBEF from scratch on emoji and their names in eleven languages; a drawing style is held out.
+"""ALBEF from scratch on emoji and their names in eleven languages; one drawing style is held out.
 
     python -m jaxir.train --config albef_emoji.py --config.captions.directory=DATA
 
-DATA holds the folder `emoji-cldr`. Three styles of four emoji in five are trained on; measured are
-the same emoji in the style OpenMoji, and other emoji in the three styles.
+DATA holds the folder `emoji-cldr`. Training uses three drawing styles of four emoji in five.
+Evaluation uses the same emoji in the style OpenMoji, and the other emoji in the three styles.
+
+Hardware and cost: 30 minutes on one CPU core. Expected R@1 from image to text: .228 on OpenMoji and
+.053 on the other emoji. More in jaxir/vision/README.md.
 """
 
 from jaxir.configs import albef_demo
@@ -28,15 +31,16 @@ HELD_OUT_STYLE = "openmoji"
 
 
 def emoji(split: str, style: str = HELD_OUT_STYLE) -> ImageSource:
-    """A part of the split, called so."""
+    """The source of one part of the split, named after it."""
     options = EmojiConfig(held_out_style=style)
     return ImageSource("emoji", "emoji-cldr", name=split, split=split, emoji=options)
 
 
 def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
-    """The demo's layers, half of the texts'; names alone, one for each emoji in a language's pool.
+    """The demo's ViT and half of its text layers, trained by image-text contrast alone.
 
-    By the image-text contrast alone: matching and masked tokens would take two thirds of the time.
+    Captions are names alone, so a language's pool has one caption for each emoji. Matching and
+    masked tokens would take two thirds of the time.
     """
     config = albef_demo.get_config()
     config.steps, config.batch_size = 9_000, 256
@@ -44,7 +48,7 @@ def get_config(style: str = HELD_OUT_STYLE) -> AlbefConfig:
     model.vit.image_size = SIZE
     model.text.layers, model.text_layers = 2, 1
     model.projection = 128
-    model.image_mean = WHITE  # nothing of the background
+    model.image_mean = WHITE  # the background becomes 0
     model.trained_tokenizer_size = 12_000
     config.captions = CaptionsConfig(
         sources=(emoji("train", style),),

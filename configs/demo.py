@@ -1,13 +1,16 @@
-"""What the method is for, in five minutes and without a download: three schedules side by side.
+"""Three schedules of batches side by side, in five minutes and without a download.
 
     python -m jaxir.train --config demo.py
 
-Trains a small XLM-R from scratch on parallel questions and answers about CLDR's territories, in
-eight languages, once with each of three schedules and three seeds: only monolingual batches, only
-cross-lingual ones, and half of each. On two CPU cores: under 5 minutes, 2 GiB.
+Trains a small XLM-R from scratch on parallel questions and answers about CLDR's territories in
+eight languages, with three schedules and three seeds each: only monolingual batches, only
+cross-lingual ones, and half of each. More steps, or a tokenizer that keeps names whole, bring the
+schedules together: they differ in how well the model learns which names correspond across
+languages.
 
-More steps or a tokenizer that keeps names whole bring the schedules together: the model has to
-learn how names correspond across languages, and that is what the schedules differ in.
+Hardware and cost: under 5 minutes on two CPU cores, 2 GiB. Expected multilingual mAP: .282 with
+half of each, .128 with monolingual and .200 with cross-lingual batches only. More in
+configs/README.md.
 """
 
 from jaxir.config import (
@@ -27,7 +30,7 @@ from jaxir.config import (
 
 
 def get_config() -> Config:
-    """The demo: nine short runs."""
+    """Nine short runs."""
     return Config(
         steps=200,
         batch_size=128,

@@ -1,10 +1,12 @@
-"""LaBSE, otherwise as `tpu_v4.py`.
+"""LaBSE, otherwise the same as `tpu_v4.py`.
 
     python -m jaxir.train --config labse.py --distributed --workdir gs://BUCKET/labse
 
-LaBSE's folder decides pooling ([CLS]), Dense(tanh) and normalization. Hours and scores on a TPU:
-not measured. Published for the paper's own data: XQuAD-R mAP .817 monolingual, .767 cross-lingual,
-.682 multilingual, rank distance 221.
+LaBSE's folder decides pooling ([CLS]), Dense(tanh) and normalization.
+
+Hardware: a v4-8 slice (four chips) or larger. Cost and scores on a TPU: not measured. Published for
+the paper's own data: XQuAD-R mAP .817 monolingual, .767 cross-lingual, .682 multilingual, rank
+distance 221. More in configs/README.md.
 """
 
 from jaxir.configs import tpu_v4

@@ -2,19 +2,18 @@
 
     python -m jaxir.train --config tpu_v4.py --distributed --workdir gs://BUCKET/base
 
-For a v4-8 slice (four chips) or larger. The data is SQuAD v1.1 and its machine translations,
-through TFDS (`squad`, `xquad/LANGUAGE` split `translate-train`), the public equal of what arXiv
-2408.10536 trains on; learning rate, weight decay and shares are that paper's, the rest it does not
-state.
+The data is SQuAD v1.1 and its machine translations, through TFDS (`squad`, and `xquad/LANGUAGE`
+with split `translate-train`), the public equivalent of the training data of arXiv 2408.10536.
+Learning rate, weight decay and shares are that paper's; it does not state the rest.
 
-The first run downloads 2.6 GB, by TFDS's own sums: two files of `squad` and, of each of the eight
-translations, four. They and the prepared datasets are kept in $TFDS_DATA_DIR, by default
-~/tensorflow_datasets on each host; where that is a folder that all hosts see, gs://BUCKET/tfds for
-one, one host prepares each dataset and the others wait for it. The weights, 1.1 GB, come from the
-hub.
+The first run downloads 2.6 GB, as TFDS states: two files of `squad`, and four of each of the eight
+translations. TFDS keeps them and the prepared datasets in $TFDS_DATA_DIR, by default
+~/tensorflow_datasets on each host. If all hosts see that folder (gs://BUCKET/tfds, for example),
+one host prepares each dataset and the others wait for it. The weights, 1.1 GB, come from the hub.
 
-Hours and scores on a TPU: not measured. Published for the paper's own data: XQuAD-R mAP .798
-monolingual, .705 cross-lingual, .593 multilingual, rank distance 287.
+Hardware: a v4-8 slice (four chips) or larger. Cost and scores on a TPU: not measured; plans are in
+tpu/README.md. Published for the paper's own data: XQuAD-R mAP .798 monolingual, .705 cross-lingual,
+.593 multilingual, rank distance 287. More in configs/README.md.
 """
 
 from jaxir.config import (

@@ -1,8 +1,8 @@
-"""XLM-R large, otherwise as `tpu_v4.py`.
+"""XLM-R large, otherwise the same as `tpu_v4.py`.
 
     python -m jaxir.train --config tpu_v4_large.py --distributed --workdir gs://BUCKET/large
 
-For a v4-32 slice (sixteen chips). Hours and scores: not measured.
+Hardware: a v4-32 slice (sixteen chips). Cost and scores: not measured. More in configs/README.md.
 """
 
 from jaxir.configs import tpu_v4

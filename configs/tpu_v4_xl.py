@@ -1,9 +1,9 @@
-"""XLM-R XL (3.5 billion parameters), otherwise as `tpu_v4.py`.
+"""XLM-R XL (3.5 billion parameters), otherwise the same as `tpu_v4.py`.
 
     python -m jaxir.train --config tpu_v4_xl.py --distributed --workdir gs://BUCKET/xl
 
-For a v4-32 slice (sixteen chips), over which parameters and optimizer state are split. Hours and
-scores: not measured.
+Hardware: a v4-32 slice (sixteen chips), over which parameters and optimizer state are split. Cost
+and scores: not measured; a plan is in tpu/README.md. More in configs/README.md.
 """
 
 from jaxir.configs import tpu_v4

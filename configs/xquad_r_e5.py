@@ -1,14 +1,14 @@
-"""multilingual-e5-small, trained on with hybrid batches of open data, measured on XQuAD-R.
+"""multilingual-e5-small, trained further with hybrid batches of open data, evaluated on XQuAD-R.
 
     python -m jaxir.train --config xquad_r_e5.py --config.data.directory=DATA --workdir DIR
 
-The data is that of `xquad_r_small.py`: DATA holds its folders, and `xquad-r`, which is only
-evaluated on. The weights are the hub's intfloat/multilingual-e5-small, or a folder of it:
+The data is that of `xquad_r_small.py`: DATA holds its folders, and `xquad-r`, which is only used
+for evaluation. The weights are the hub's intfloat/multilingual-e5-small, or those of a folder:
 `--config.model.init=FOLDER`. They have seen SQuAD's train split, in English, and much else.
 
-On two CPU cores: about 23 minutes, 16 GiB. XQuAD-R mAP, from .800 monolingual, .640 cross-lingual
-and .298 multilingual, to .813, .707 and .585; rank distance from 1,214 to 331. README has the
-table.
+Hardware and cost: about 23 minutes on two CPU cores, 16 GiB. Expected XQuAD-R mAP: from .800
+monolingual, .640 cross-lingual and .298 multilingual to .813, .707 and .585; rank distance from
+1,214 to 331. More in configs/README.md.
 """
 
 from jaxir.configs import xquad_r_small
@@ -17,7 +17,7 @@ from jaxir.config import Config, EncoderConfig, Shares
 
 
 def get_config() -> Config:
-    """A short run at a small rate, which keeps what the weights know."""
+    """A short run at a small learning rate, which keeps what the weights know."""
     config = xquad_r_small.get_config()
     config.steps, config.batch_size = 200, 64
     model = config.model

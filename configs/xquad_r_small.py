@@ -1,11 +1,13 @@
-"""A small model from scratch on open question answering and parallel text, measured on XQuAD-R.
+"""A small model from scratch on open question answering and parallel text, evaluated on XQuAD-R.
 
     python -m jaxir.train --config xquad_r_small.py --config.data.directory=DATA
 
-DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; those of languages
-that XQuAD-R does not have are left out) and `xquad-r`, which is only evaluated on: passages that
-share ten words in a row with it are dropped from training. On two CPU cores: 5 minutes, 4 GiB.
-Expected: see README.
+DATA holds the folders named below (MLQA, MKQA, NTREX, Tatoeba, TyDi QA, ...; languages that XQuAD-R
+does not have are left out) and `xquad-r`, which is only used for evaluation: training passages that
+share ten words in a row with it are dropped.
+
+Hardware and cost: 5 minutes on two CPU cores, 4 GiB. Expected XQuAD-R mAP: .576 monolingual, .140
+cross-lingual, .120 multilingual; rank distance 6,427. More in configs/README.md.
 """
 
 from jaxir.config import (
@@ -32,7 +34,7 @@ TATOEBA = (
     "el-ru el-tr en-es en-hi en-ru en-th en-tr en-vi en-zh es-tr es-vi es-zh hi-zh ru-es ru-tr "
     "ru-vi ru-zh tr-zh vi-zh"
 )
-NUMBERED = Fields(id="")  # these files repeat their ids
+NUMBERED = Fields(id="")  # the files of these sources repeat ids
 
 
 def _squad(path: str, name: str, *languages: str, **options) -> Source:
@@ -96,7 +98,7 @@ SOURCES = (
 
 
 def get_config() -> Config:
-    """No layer: a sentence is the mean of its tokens' vectors, 256 wide.
+    """An encoder without layers: a sentence is the mean of its token vectors, 256 wide.
 
     With one layer 2,400 steps of 192 pairs took 39 minutes on a busy CPU, and were no better.
     """

@@ -125,9 +125,16 @@ class Checkpoints:
         return None if step == NONE else step
 
     def abstract(self, step: int) -> Any:
-        """Shapes and dtypes of the state saved at a step, as its own metadata has them."""
+        """Shapes and dtypes of the state saved at a step, to restore it on one local device.
+
+        They come from the checkpoint's own metadata, so that a model can be read on another
+        machine than it was trained on.
+        """
         saved = self._checkpointer.metadata(self._path(step)).item_metadata
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
+        )
 
     def _newest_undamaged(self) -> int:
         self._remove_unsealed()
