@@ -7,21 +7,18 @@ Retriever.load("DIR").index(passages).search(queries)
 
 import importlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jaxir.retrieval.index import Index, Result
-    from jaxir.retriever import Retriever
+from typing import Any
 
 __version__ = version("jaxir")
-__all__ = ["Index", "Result", "Retriever"]
 
 # imported when first used: commands that only print their help wait for none of it
 _HOMES = {
     "Index": "jaxir.retrieval.index",
+    "ModelSettings": "jaxir.models.trained",
     "Result": "jaxir.retrieval.index",
     "Retriever": "jaxir.retriever",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

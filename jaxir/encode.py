@@ -1,38 +1,38 @@
-"""Texts into an index on disk, which `jaxir.search` and `jaxir.serve` search.
+"""Encode passages into an index on disk, which `jaxir.search` and `jaxir.serve` search.
 
     python -m jaxir.encode --model MODEL --input passages.jsonl --output INDEX
 
 The input is JSON lines (`_id` or `id`, `text`, optionally `title` and `language`), Parquet with
-such columns, or plain text, one passage a line; several files, separated by commas, follow one
-another. It may be larger than memory. The index grows shard by shard: killed at any moment, the
-same command goes on where it was and ends with the same bytes.
+such columns, or plain text, one passage a line; several files are separated by commas and read in
+that order. The input may be larger than memory. The index grows shard by shard: killed at any
+moment, the same command resumes where it was and ends with the same bytes.
 
-Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
+Exit status: 0 finished; 2 a mistake in flags or input; 1 otherwise.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from jaxir import command_line
+from jaxir import command_line, model_flags
 from jaxir.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-    command_line.define_model(values)
+    model_flags.define_model(values)
     flags.DEFINE_list("input", [], "files of passages", flag_values=values)
     flags.DEFINE_string("output", None, "folder of the index", flag_values=values)
-    flags.DEFINE_string("id_field", "", "name of the ids (default: _id, id)", flag_values=values)
+    flags.DEFINE_string("id_field", "", "field of the ids (default: _id, id)", flag_values=values)
     flags.DEFINE_string(
-        "text_field", "", "name of the texts (default: title and text)", flag_values=values
+        "text_field", "", "field of the texts (default: title and text)", flag_values=values
     )
     flags.DEFINE_string(
-        "language_field", "", "name of the languages (default: language)", flag_values=values
+        "language_field", "", "field of the languages (default: language)", flag_values=values
     )
-    flags.DEFINE_string("language", "", "code for passages that name none", flag_values=values)
+    flags.DEFINE_string("language", "", "code for passages without a language", flag_values=values)
     flags.DEFINE_bool("drop_empty", False, "leave out empty passages", flag_values=values)
     flags.DEFINE_string(
-        "dtype", "float32", "of the index: float32, bfloat16, int8", flag_values=values
+        "dtype", "float32", "of the index: float32, bfloat16 or int8", flag_values=values
     )
     flags.DEFINE_integer("shard_rows", 10_000, "passages of a shard", 1, flag_values=values)
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     if command_line.parse(argv, values, str(__doc__)) is None:
         return 0
     command_line.require(values, "model", "input", "output")
-    # these take seconds to import, and neither help nor a misspelt flag should wait for them
+    # these take seconds to import: neither help nor a misspelt flag should wait for them
     from jaxir.data.texts import TextFields, read_texts
     from jaxir.retrieval.building import build_index
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         if not file.is_file():
             raise UserError(f"--input {file}: no such file")
     texts = read_texts(files, fields, language=values.language, drop_empty=values.drop_empty)
-    retriever = command_line.load_retriever(values)
+    retriever = model_flags.load_retriever(values)
     count = build_index(retriever, texts, Path(values.output), values.dtype, values.shard_rows)
     print(f"{values.output}: {count:,} passages")
     return 0

@@ -1,12 +1,12 @@
-"""A trained model as a folder that transformers and sentence-transformers load.
+"""Export a trained model as a folder that transformers and sentence-transformers load.
 
     python -m jaxir.export --model WORKDIR --output DIR
 
 DIR gets safetensors weights, the tokenizer, `modules.json`, the prompts, and a model card with the
-run's data, shares, steps, figures and command. A run under way gives its best checkpoint so far. An
-earlier export is replaced, another folder is not.
+run's data, shares, steps, results and command. Of a run under way the best checkpoint so far is
+exported. An earlier export is replaced; a folder with anything else is refused.
 
-Exit status: 0 finished; 2 a mistake in what it was told; 1 otherwise.
+Exit status: 0 finished; 2 a mistake in flags or input; 1 otherwise.
 """
 
 from absl import flags
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     if command_line.parse(argv, values, str(__doc__)) is None:
         return 0
     command_line.require(values, "model", "output")
-    # these take seconds to import, and neither help nor a misspelt flag should wait for them
+    # this takes seconds to import: neither help nor a misspelt flag should wait for it
     from jaxir.training.trained import export
 
     export(values.model, values.output)

@@ -1,12 +1,12 @@
-"""A jaxir model as mteb's tasks take it (mteb 2; the extra `mteb` installs it).
+"""A jaxir model as an encoder for mteb's tasks (mteb 2; the extra `mteb` installs it).
 
     import mteb
     from jaxir.mteb import MtebEncoder
 
     mteb.evaluate(MtebEncoder("DIR"), mteb.get_tasks(tasks=["XQuADRetrieval"]))
 
-Queries and documents get the model's own prefixes, and not mteb's prompts; texts of tasks that know
-no such sides (STS, clustering, classification) are encoded as queries, all alike.
+Queries and documents get the model's own prefixes instead of mteb's prompts; in tasks without
+queries and documents (STS, clustering, classification) all texts are encoded as queries.
 
 Dimension key: T texts, D embedding width.
 """
@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxir.models.trained import ModelSettings
 from jaxir.retriever import Retriever
 
 try:
@@ -35,14 +36,14 @@ class MtebEncoder(AbsEncoder):
     """A model that follows mteb's `EncoderProtocol`.
 
     Args:
-        model_name: what `jaxir.Retriever.load` reads, or a retriever.
-        revision: what mteb's cache of results knows the model by; None: a digest of all that
-            decides its embeddings, so that another checkpoint of a workdir is measured anew.
-        device: of no meaning here: all devices of the machine are used.
-        **kwargs: of `jaxir.Retriever.load`.
+        model_name: a name or folder that `jaxir.Retriever.load` reads, or a retriever.
+        revision: key of the model in mteb's cache of results; None: a digest of all that determines
+            its embeddings, so that another checkpoint of a workdir is evaluated anew.
+        device: ignored; all devices of the machine are used.
+        settings: of `jaxir.Retriever.load`; ignored for a retriever.
 
     Raises:
-        UserError: there is no such model, it is damaged, or a value is impossible.
+        UserError: there is no such model, it is damaged, or a setting is impossible.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class MtebEncoder(AbsEncoder):
         revision: str | None = None,
         *,
         device: str | None = None,
-        **kwargs: Any,
+        settings: ModelSettings | None = None,
     ):
         if isinstance(model_name, Retriever):
             retriever = model_name
         else:
-            retriever = Retriever.load(model_name, **kwargs)
-        self._encoder = retriever
-        self.mteb_model_meta = _describe(retriever, revision)
+            retriever = Retriever.load(model_name, settings)
+        self._retriever = retriever
+        self.mteb_model_meta = _model_meta(retriever, revision)
 
     def encode(
         self,
@@ -74,28 +75,28 @@ class MtebEncoder(AbsEncoder):
 
         Args:
             inputs: batches with a list `text`.
-            task_metadata: not looked at, nor are `hf_split` and `hf_subset`.
-            hf_split: of the task.
-            hf_subset: of the task.
-            prompt_type: documents are encoded as passages, all else as queries.
-            **kwargs: `show_progress_bar`; a batch's size is `batch_tokens` of the retriever.
+            task_metadata: ignored, as are `hf_split` and `hf_subset`.
+            hf_split: ignored.
+            hf_subset: ignored.
+            prompt_type: documents are encoded as passages, all other texts as queries.
+            **kwargs: `show_progress_bar`; the batch size is the retriever's `batch_tokens`.
         """
-        # half a surrogate pair, which no tokenizer takes, becomes "?"
+        # half a surrogate pair, which no tokenizer accepts, becomes "?"
         texts = [
             text.encode("utf-8", "replace").decode() for batch in inputs for text in batch["text"]
         ]
         side = "passages" if prompt_type == PromptType.document else "queries"
         progress = side if kwargs.get("show_progress_bar") else None
         if prompt_type == PromptType.document:
-            return self._encoder.encode_passages(texts, progress=progress)
-        return self._encoder.encode_queries(texts, progress=progress)
+            return self._retriever.encode_passages(texts, progress=progress)
+        return self._retriever.encode_queries(texts, progress=progress)
 
 
-def _describe(retriever: Retriever, revision: str | None) -> ModelMeta:
+def _model_meta(retriever: Retriever, revision: str | None) -> ModelMeta:
     model = retriever.model
     sizes = [leaf.size for leaf in jax.tree.leaves(model.params)]
     function = ScoringFunction.COSINE if model.config.normalize else ScoringFunction.DOT_PRODUCT
-    described = {
+    fields = {
         "name": _name(retriever.name),
         "revision": revision or _revision(retriever),
         "n_parameters": sum(sizes),
@@ -105,11 +106,11 @@ def _describe(retriever: Retriever, revision: str | None) -> ModelMeta:
         "similarity_fn_name": function,
         "use_instructions": bool(model.query_prefix or model.passage_prefix),
     }
-    return ModelMeta.create_empty(described)
+    return ModelMeta.create_empty(fields)
 
 
 def _name(name: str) -> str:
-    """As mteb wants it, ORGANIZATION/MODEL; a folder is one of ours."""
+    """A name ORGANIZATION/MODEL, as mteb requires; that of a folder is jaxir/FOLDER."""
     repository = name.partition("@")[0]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not Path(name).exists():
         return repository

@@ -1,13 +1,11 @@
-"""A trained model in use: texts into embeddings, passages into an index, queries into results.
+"""The retriever: a trained model that encodes texts, builds indexes and searches them.
 
-    from jaxir import Retriever
+from jaxir import Retriever
 
-    retriever = Retriever.load("DIR")
-    index = retriever.index(["Die Donau entspringt ...", "..."])
-    for result in index.search(["Where does the Danube rise?"], k=3)[0]:
-        print(result.score, result.text)
-
-Dimension key: T texts, D embedding width.
+retriever = Retriever.load("DIR")
+index = retriever.index(["Die Donau entspringt ...", "..."])
+for result in index.search(["Where does the Danube rise?"], k=3)[0]:
+    print(result.score, result.text)
 """
 
 import dataclasses
@@ -21,68 +19,47 @@ from typing import Any
 
 import numpy as np
 
+from jaxir.data.checks import check_unicode
 from jaxir.data.tokens import Tokens
 from jaxir.data.tokens import fingerprint as tokenizer_fingerprint
-from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
-from jaxir.models.trained import TrainedModel
+from jaxir.models.trained import ModelSettings, TrainedModel
+from jaxir.retrieval.encoding import Embeddings
 from jaxir.retrieval.index import Index, make_shard
-from jaxir.retrieval.text_encoder import Embeddings, TextEncoder
+from jaxir.retrieval.text_encoder import TextEncoder
+from jaxir.training.trained import read_trained
 
 
 class Retriever(TextEncoder):
     """A dual encoder on all devices of this machine.
 
     Args:
-        model: what encodes.
-        name: what indexes call it.
-        batch_tokens: tokens encoded at a time, padding included; 0: what suits the devices.
+        model: weights, tokenizer, prefixes and limits.
+        name: recorded in indexes as the model that made them.
+        batch_tokens: tokens of a batch, padding included; 0: what suits the devices.
     """
 
     def __init__(self, model: TrainedModel, name: str = "", batch_tokens: int = 0):
         super().__init__(model, batch_tokens)
         self.name = name
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
-    def load(
-        cls,
-        name: str | Path,
-        *,
-        query_prefix: str | None = None,
-        passage_prefix: str | None = None,
-        max_query_tokens: int | None = None,
-        max_passage_tokens: int | None = None,
-        compute_dtype: str = "float32",
-        batch_tokens: int = 0,
-    ) -> "Retriever":
+    def load(cls, name: str | Path, settings: ModelSettings | None = None) -> "Retriever":
         """Read a model.
 
         Args:
             name: the workdir of a run, a transformers or sentence-transformers folder, or a model
                 of the hub.
-            query_prefix: before each query; None, here and below: the model's own.
-            passage_prefix: before each passage.
-            max_query_tokens: longer queries are cut, special tokens counted.
-            max_passage_tokens: longer passages are cut.
-            compute_dtype: of matrix products, float32 or bfloat16.
-            batch_tokens: tokens encoded at a time, padding included; 0: what suits the devices.
+            settings: prefixes, limits, precision and batch size; None: the defaults, which keep
+                the model's own prefixes and limits.
 
         Raises:
-            UserError: there is no such model, it is damaged, or a value is impossible.
+            UserError: there is no such model, it is damaged, or a setting is impossible.
         """
-        from jaxir.training.trained import read_trained
-
-        if compute_dtype not in ("float32", "bfloat16"):
-            raise UserError(f"compute_dtype {compute_dtype!r}: must be float32 or bfloat16")
-        model = read_trained(str(name)).adjusted(
-            compute_dtype,
-            query_prefix=query_prefix,
-            passage_prefix=passage_prefix,
-            max_query_tokens=max_query_tokens,
-            max_passage_tokens=max_passage_tokens,
-        )
-        return cls(model, str(name), batch_tokens)
+        settings = settings or ModelSettings()
+        model = read_trained(str(name)).adjusted(settings)
+        return cls(model, str(name), settings.batch_tokens)
 
     def index(
         self,
@@ -92,11 +69,11 @@ class Retriever(TextEncoder):
         *,
         dtype: str = "float32",
     ) -> Index:
-        """An index of some passages, in memory; `python -m jaxir.encode` makes larger ones.
+        """Make an index in memory; `python -m jaxir.encode` makes larger ones on disk.
 
         Args:
             passages: texts, without the model's prefix.
-            ids: one a passage, none twice; None: their numbers, from 0.
+            ids: one a passage, all different; None: their positions, from 0.
             languages: one for all, or one a passage; "": unknown.
             dtype: of the embeddings: float32, bfloat16 or int8.
 
@@ -107,10 +84,10 @@ class Retriever(TextEncoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides a passage's embedding, but for the precision."""
+        """SHA-256 of all that determines a passage's embedding, except for the precision."""
         model = self.model
         config = dataclasses.asdict(model.config)
-        # fields that only training knows are no part of the model
+        # fields that only training uses are left out
         shape = {k: config[k] for k in ("encoder", "pooling", "dense", "projection", "normalize")}
         shape["encoder"] = {k: v for k, v in shape["encoder"].items() if "dropout" not in k}
         parts = [
@@ -127,32 +104,37 @@ class Retriever(TextEncoder):
         _check_texts(texts)
         empty = sum(not text.strip() for text in texts)
         if empty:
-            self._say_once(
+            self._warn_once(
                 "empty", f"{empty} of {len(texts)} texts are empty and were encoded as such"
             )
         return super()._tokens(prefix, texts, cache)
 
     def encode_tokens(
-        self, tokens: Tokens, limit: int, on_devices: bool = False, progress: str | None = None
+        self,
+        tokens: Tokens,
+        limit: int,
+        progress: str | None = None,
+        *,
+        on_devices: bool = False,
     ) -> Embeddings:
-        """As a `TextEncoder` does; warns the first time that a text is cut."""
-        cut = int((tokens.lengths_with_frame(np.arange(len(tokens.length))) > limit).sum())
+        """Encode as `TextEncoder.encode_tokens`; warns the first time that a text is cut."""
+        cut = int((tokens.lengths_with_special_tokens(np.arange(len(tokens.length))) > limit).sum())
         if cut:
             count = len(tokens.length)
             message = f"{cut} of {count} texts are longer than {limit} tokens and were cut there"
-            self._say_once("cut", message)
-        return super().encode_tokens(tokens, limit, on_devices, progress)
+            self._warn_once("cut", message)
+        return super().encode_tokens(tokens, limit, progress, on_devices=on_devices)
 
-    def _say_once(self, what: str, message: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             warnings.warn(f"{message} (said once)", stacklevel=5)
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
     if isinstance(texts, str):
         raise UserError("a list of texts is needed, not one text: put it into brackets")
-    for number, text in enumerate(texts):
+    for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UserError(f"text {number} is a {type(text).__name__}; it must be a str")
-        check_unicode(text, f"text {number}")
+            raise UserError(f"text {position} is a {type(text).__name__}; it must be a str")
+        check_unicode(text, f"text {position}")

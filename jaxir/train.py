@@ -5,21 +5,21 @@
 The same command goes on with a run that was stopped or killed. It ends with a table of mAP in the
 three settings and the rank distance, `results.json`, heat maps, and the best checkpoint as a
 sentence-transformers folder, all in the workdir (by default a folder under runs/ named after the
-config), which may be in a bucket (gs://...). A config with points in `sweep` trains all of them,
+config), which may be in a bucket (gs://...). A config with mixtures in `sweep` trains all of them,
 and the table compares them; see jaxir.sweep.
 
 With --distributed several processes, one a host, train together; their workdir is one that all of
 them see. On a TPU slice they find each other; elsewhere --coordinator, --processes and --process
 tell them how.
 
-Exit status: 0 finished; 2 a mistake in what it was told; 143 stopped by SIGTERM, and saved; 1
+Exit status: 0 finished; 2 a mistake in flags, config or input; 143 stopped by SIGTERM, and saved; 1
 otherwise.
 """
 
 from absl import flags
 
 from jaxir import command_line
-from jaxir.sweep.points import is_sweep, points
+from jaxir.sweep.mixtures import is_sweep, mixtures
 
 
 def main(argv: list[str]) -> int | None:
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int | None:
     if config is None:
         return 0
     if is_sweep(config):
-        points(config.sweep)  # a mistake in them is found before anything is imported or written
+        mixtures(config.sweep)  # a mistake in them is found before anything is imported or written
     with command_line.started(argv, values) as workdir:
         # these take seconds to import, and some of what they import looks for devices
         from jaxir.sweep.workers import sweep

@@ -1,14 +1,22 @@
 """Eight CPU devices, strict JAX, warnings as errors, shapes checked where they are annotated."""
 
 import os
+import shutil
+import tempfile
 
 # before anything imports JAX
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 "
     # the shapes are tiny: compiling takes longer than running
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1 "
+    # these would double the time of a compilation; jax 0.12 ignores the option
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 )
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)  # with a size it has a lock
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -22,6 +30,29 @@ jax.config.update("jax_debug_key_reuse", True)
 def pytest_addoption(parser):
     """How often the tests that kill a command do so; README's figures are of 20."""
     parser.addoption("--kills", type=int, default=3)
+
+
+def pytest_configure(config):
+    """Share what is compiled with tests that run beside it and with commands that tests start."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.compiled = tempfile.mkdtemp(prefix="jaxir-tests-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "compiled"):
+        shutil.rmtree(config.compiled, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep what measures seconds out of the quick tests, and begin with what takes long."""
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker("slow")
+    # what stays on one worker begins first, or the other would wait for it in the end
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(scope="session")

@@ -333,14 +333,24 @@ def python(arguments):
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(143))
     record(name, **row)
+
+    def wait_until(ready, seconds):
+        for _ in range(seconds * 20):
+            if ended or ready():
+                break
+            time.sleep(0.05)
+
+    def all_started():
+        return all(len(rows(f"trained-{i}.jsonl")) > number for i in range(state["hosts"]))
+
+    # processes of a real training meet before the first step as well
+    wait_until(all_started, seconds=600)
     for line in range(how["lines"]):
         print(f"start {number} step {line}", flush=True)
     if "checkpoint" in how:
         os.makedirs(path_of("bucket", how["checkpoint"]), exist_ok=True)
-    for _ in range(6_000 if how.get("wait") else 0):  # five minutes, on machines that are slow
-        if ended:
-            break
-        time.sleep(0.05)
+    if how.get("wait"):
+        wait_until(lambda: False, seconds=600)
     if ended:
         print("saved")
     worker = int(os.environ["FAKE_WORKER"])

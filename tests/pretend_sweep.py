@@ -11,7 +11,7 @@ from jaxir.config import Config, SweepConfig
 from jaxir.evaluation.per_query import write_values
 from jaxir.evaluation.settings import PerQueryMetrics, summarize
 from jaxir.runtime.versions import made_with
-from jaxir.sweep.points import Run, runs
+from jaxir.sweep.mixtures import Run, runs
 from jaxir.sweep.workers import FAILED_FILE
 from jaxir.training.workdir import RESULTS_FILE, claim, values_file
 
@@ -30,7 +30,7 @@ def grid_config(step: float = 0.25, seeds: int = 2) -> Config:
 
 def quadratic(run: Run) -> tuple[float, float]:
     """Best at 0.4, 0.4, 0.2; a third of the bias at all cross-lingual; seeds differ little."""
-    a, b, c = run.point.shares
+    a, b, c = run.mixture.shares
     noise = 0.004 * np.random.default_rng([run.seed, *(int(1000 * x) for x in (a, b, c))]).normal()
     quality = 0.5 - 0.4 * ((a - 0.4) ** 2 + (b - 0.4) ** 2 + (c - 0.2) ** 2) + noise
     return quality, 300 - 200 * b + 300 * a**2 + 1000 * noise
@@ -73,7 +73,7 @@ def write_run(workdir: Path, run: Run, quality: float, bias: float) -> None:
         "seconds": 60.0,
         "data": {"rows": 120},
         "used": {"kinds": {"monolingual": 10}},
-        "tasks": {TASK: {"trained": report.to_dict()}},
+        "datasets": {TASK: {"trained": report.to_dict()}},
     }
     (folder / RESULTS_FILE).write_text(json.dumps(results))
 

@@ -21,7 +21,7 @@ def attention_inputs():
 
 def test_attention_matches_float64():
     query, key, value, mask = attention_inputs()
-    places = attention.one_text_a_row(EncoderConfig(), mask, None)
+    places = attention.padded_layout(EncoderConfig(), mask, None)
     ours = attention.attention(query, key, value, places)
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     scores = np.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(4)
@@ -33,7 +33,7 @@ def test_attention_matches_float64():
 def test_the_fused_kernel_gets_a_mask_as_large_as_the_scores(monkeypatch):
     """cuDNN's refuses one that is to be repeated; here another kernel stands in for it."""
     query, key, value, mask = attention_inputs()
-    places = attention.one_text_a_row(EncoderConfig(), mask, None)
+    places = attention.padded_layout(EncoderConfig(), mask, None)
     expected = attention.attention(query, key, value, places)
     kernel = jax.nn.dot_product_attention
 
@@ -53,7 +53,7 @@ def test_attention_dropout_keeps_the_mean():
     many = seeds(1, 12_000).reshape(4000, 3)
 
     def attend(own):
-        places = attention.one_text_a_row(EncoderConfig(), mask, own)
+        places = attention.padded_layout(EncoderConfig(), mask, own)
         return attention.attention(query, key, value, places, 0.3)
 
     dropped = jax.vmap(attend)(many)
@@ -65,13 +65,13 @@ def test_attention_dropout_keeps_the_mean():
 def several_texts(rate):
     """Places of packed rows, the last with padding, which attends to nothing."""
     segments = jnp.array([[1, 1, 2, 2, 2], [1, 1, 1, 1, 1], [1, 2, 3, 0, 0]])
-    return attention.several_texts_a_row(segments, seeds(2, 9).reshape(3, 3) if rate else None)
+    return attention.packed_layout(segments, seeds(2, 9).reshape(3, 3) if rate else None)
 
 
 def plainly(query, key, value, places, rate):
     """The same, written down as it is defined, for JAX to derive."""
     scores = jnp.einsum("blhk,bmhk->bhlm", query, key) / query.shape[-1] ** 0.5
-    scores = jnp.where(places.attended[:, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(places.attention_mask[:, None], scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores)
     if rate:
         probabilities = attention_dropout(probabilities, rate, places.seeds, places.positions)
@@ -127,5 +127,5 @@ def test_remat_of_products_keeps_what_is_attended():
         return text.count("stablehlo.dot_general")
 
     policies = jax.checkpoint_policies
-    assert products(policies.save_only_these_names(*attention.KEPT)) == 7
+    assert products(policies.save_only_these_names(*attention.SAVED_NAMES)) == 7
     assert products(policies.nothing_saveable) == 9

@@ -12,11 +12,10 @@ import pytest
 from jaxir.bench import __main__ as bench
 from jaxir.bench import (
     albef_step,
-    embedding_table,
-    pipeline,
-    report,
-    search,
-    suites,
+    pipeline_speed,
+    runner,
+    search_speed,
+    step_parts,
     timing,
     training_step,
     workloads,
@@ -53,56 +52,57 @@ def test_useful_flops_are_those_of_the_products_without_padding(config):
     ids, mask = np.full((2 * pairs, length), 5), np.ones((2 * pairs, length), bool)
     traced = matmul_flops(jax.make_jaxpr(lambda p: embed(config.model, p, ids, mask))(params).jaxpr)
     pooling = 2 * (2 * pairs) * length * config.model.encoder.hidden_size
-    assert 3 * (traced - pooling) == workloads.useful_flops(config, [batch])
+    assert 3 * (traced - pooling) == workloads.model_flops(config, [batch])
 
 
 def test_made_up_batches_hold_the_same_texts_packed_and_padded(config):
-    padded, packed = workloads.made_up_batches(config, 8)
+    padded, packed = workloads.synthetic_batches(config, 8)
     assert len(padded) == len(packed) == 2
     for one, other in zip(padded, packed):
         for side in ("query", "passage"):
             np.testing.assert_array_equal(one[f"{side}_lengths"], other[f"{side}_lengths"])
         for ids, lengths in ((one["query_ids"], one["query_lengths"]),):
             assert (ids[np.arange(ids.shape[1])[None] >= lengths[:, None]] == 1).all()
-    (real, places), (same, fewer) = map(workloads.tokens_of, (padded, packed))
+    (real, places), (same, fewer) = map(workloads.count_tokens, (padded, packed))
     assert real == same < fewer < places
 
 
+@pytest.mark.slow
 def test_training_is_measured_and_packing_changes_no_loss(config):
     found = training_step.measure(config, 1, "", None)
     for name in ("packed", "padded"):
-        assert found[name]["pairs a second"] > 0
-        assert 0 < found[name]["padding waste"] < 1
+        assert found[name]["pairs per second"] > 0
+        assert 0 < found[name]["padding fraction"] < 1
     assert found["packed"]["first loss"] == pytest.approx(found["padded"]["first loss"], abs=1e-5)
-    assert found["packed"]["padding waste"] < found["padded"]["padding waste"]
-    parts = found["seconds of a step's parts"]
+    assert found["packed"]["padding fraction"] < found["padded"]["padding fraction"]
+    parts = found["seconds by part of the step"]
     assert {"forward", "backward", "loss", "optimizer", "communication"} <= set(parts)
-    assert parts["looking tokens up"] > 0
-    assert parts["gradient of their table"] > 0
+    assert parts["token lookup"] > 0
+    assert parts["gradient of the table"] > 0
 
 
 def test_the_table_is_held_against_a_copy_of_as_many_bytes(config):
-    found = embedding_table.measure(config, 1)
-    assert found["table"] == [100, 16]
-    assert found["different tokens"] <= 100
+    found = step_parts.measure_embedding_table(config, 1)
+    assert found["table shape"] == [100, 16]
+    assert found["distinct tokens"] <= 100
     size, looked_up = 100 * 16 * 4, found["tokens"] * 16 * 4 / jax.device_count()
-    moved = "GiB read and written, at least"
-    assert found[embedding_table.LOOKUP][moved] * 2**30 == pytest.approx(2 * looked_up)
-    assert found[embedding_table.GRADIENT][moved] * 2**30 == pytest.approx(looked_up + size)
-    assert found[embedding_table.UPDATE][moved] * 2**30 == pytest.approx(7 * size)
-    assert found[embedding_table.COPY]["times a copy of as many bytes"] == pytest.approx(1)
+    moved = "least GiB read and written"
+    assert found[step_parts.LOOKUP][moved] * 2**30 == pytest.approx(2 * looked_up)
+    assert found[step_parts.GRADIENT][moved] * 2**30 == pytest.approx(looked_up + size)
+    assert found[step_parts.UPDATE][moved] * 2**30 == pytest.approx(7 * size)
+    assert found[step_parts.COPY]["time relative to a copy of as many bytes"] == pytest.approx(1)
 
 
 def test_the_tables_parts_are_right(config):
     ids = np.array([[3, 3, 5], [5, 3, 0]], np.int32)
     embedding = jax.random.normal(jax.random.key(0), (6, 4))
-    calls = embedding_table.lookups(embedding, ids)
-    np.testing.assert_array_equal(calls[embedding_table.LOOKUP](), embedding[ids])
+    calls = step_parts.lookups(embedding, ids)
+    np.testing.assert_array_equal(calls[step_parts.LOOKUP](), embedding[ids])
     counts = np.bincount(ids.reshape(-1), minlength=6)[:, None]
-    gradient = calls[embedding_table.GRADIENT]()
+    gradient = calls[step_parts.GRADIENT]()
     np.testing.assert_allclose(gradient, counts * np.asarray(embedding), atol=1e-6)
     config.optimizer.weight_decay = 0.0
-    update = embedding_table.Update(config, embedding, gradient)
+    update = step_parts.TableUpdate(config, embedding, gradient)
     update()
     # Adam's first step is of the learning rate, whatever the size of the gradient
     expected = embedding - config.optimizer.learning_rate * np.sign(gradient)
@@ -122,23 +122,23 @@ def test_the_parts_of_albef_are_measured_on_one_state(monkeypatch):
     config.loss.itm = config.loss.mlm = False
     found = albef_step.measure(config, 1)
     for name in ("ITC", "+ momentum"):
-        assert found[name]["images a second"] > 0
-        assert found[name]["pairs a second through the fusion layers"] == 0
-    peaks = [found[name]["planned peak of memory, GiB"] for name in ("ITC", "+ momentum")]
+        assert found[name]["images per second"] > 0
+        assert found[name]["pairs per second through the fusion layers"] == 0
+    peaks = [found[name]["planned peak memory, GiB"] for name in ("ITC", "+ momentum")]
     copy_of_model = found["parameters"] * 4 / 2**30
     assert peaks[1] > peaks[0] + copy_of_model
-    assert set(found["seconds of the towers, forward"]) == {"images", "captions"}
+    assert set(found["forward seconds of the towers"]) == {"images", "captions"}
 
 
 def test_a_cached_step_of_many_times_the_batch_needs_little_more_memory(config):
     found = training_step.measure_memory(config, 4)
-    assert found["pairs a step, cached"] == 4 * found["pairs a step, plain"]
-    assert 0.1 < found["times the memory"] < 4
+    assert found["pairs per step, cached"] == 4 * found["pairs per step, plain"]
+    assert 0.1 < found["ratio of the peaks, cached to plain"] < 4
 
 
 def test_search_is_compared_with_the_same_answers(monkeypatch):
-    monkeypatch.setattr(search, "QUERIES", 8)
-    found = search.measure(1, 2_000, 16, "float32", "")
+    monkeypatch.setattr(search_speed, "QUERIES", 8)
+    found = search_speed.measure(1, 2_000, 16, "float32", "")
     assert set(found["seconds"]) == {"matrix product", "jaxir"}
 
 
@@ -153,25 +153,25 @@ def test_training_on_mlqa_has_a_table_for_its_tokens(config):
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"MLQA's pairs are not at {DATA}")
 def test_packing_wastes_little_of_mlqa():
-    found = pipeline._waste(DATA)
+    found = pipeline_speed.padding_fraction(DATA)
     assert found["packed"] <= 0.05 < 0.3 < found["padded"]
 
 
 def test_turns_are_taken_and_the_first_does_not_count():
     calls = []
-    seconds = timing.in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    seconds = timing.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == list("ababab")
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
     assert timing.ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0]) == {
-        "of medians": 4.0,
-        "lowest of a round": 2.0,
-        "highest of a round": 4.0,
+        "ratio of medians": 4.0,
+        "lowest round": 2.0,
+        "highest round": 4.0,
     }
 
 
 def test_figures_are_written_with_their_machine(tmp_path, capsys):
     output = tmp_path / "figures.json"
-    report.report("one", lambda: {"a": {"b": 0.12345}}, output)
+    runner.measure_and_write("one", lambda: {"a": {"b": 0.12345}}, output)
     found = json.loads(output.read_text())
     assert found["one"] == {"a": {"b": 0.12345}}
     assert {"date", "machine", "devices", "jax"} < set(found)
@@ -190,13 +190,13 @@ def test_what_one_part_breaks_on_costs_the_others_nothing(tmp_path, monkeypatch)
         Path(output).write_text(json.dumps({"jax": "1", command[3]: {"a": 1.5}}))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(suites.subprocess, "run", run)
+    monkeypatch.setattr(runner.subprocess, "run", run)
     output = tmp_path / "all.json"
-    with pytest.raises(RunError, match=r"encode: failed, .* is in .*all\.json"):
+    with pytest.raises(RunError, match=r"encode: failed, .* are in .*all\.json"):
         bench.main(["jaxir.bench", "all", "--pairs=8", "--output", str(output)])
     found = json.loads(output.read_text())
     assert found["encode"] == {"failed": "exit status -9"}
-    assert all(found[part] == {"a": 1.5} for part in suites.PARTS if part != "encode")
+    assert all(found[part] == {"a": 1.5} for part in runner.BENCHMARKS if part != "encode")
     assert "| search, a | 1.5 |" in output.with_suffix(".md").read_text()
     assert all({"--pairs=8", "--rounds=2"} < set(words) for words in commands.values())
     assert f"--trace={tmp_path / 'all.profile'}" in commands["profile"]
@@ -210,32 +210,33 @@ def ends(*_):
     os._exit(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "why"),
     [(breaks, "ValueError: no kernel for that"), (ends, "its process ended, exit status 3")],
 )
 def test_a_peer_that_breaks_costs_no_figures(config, monkeypatch, broken, why):
-    monkeypatch.setattr(training_step.peers, "torch_device", lambda: "cpu")
-    monkeypatch.setattr(training_step.peers, "training_steps", broken)
-    monkeypatch.setattr(training_step.peers, "matmul_speed", lambda dtype: 1e12)
-    monkeypatch.setattr(training_step, "step_parts", lambda *_: {})
+    monkeypatch.setattr(training_step.other_libraries, "torch_device", lambda: "cpu")
+    monkeypatch.setattr(training_step.other_libraries, "training_steps", broken)
+    monkeypatch.setattr(training_step.other_libraries, "matmul_speed", lambda dtype: 1e12)
+    monkeypatch.setattr(step_parts, "measure", lambda *_: {})
     found = training_step.measure(config, 1, PEER, None)
     assert found["failed"] == {PEER: why, f"{PEER}, freed memory kept": why}
-    assert found["packed"]["pairs a second"] > 0
+    assert found["packed"]["pairs per second"] > 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fast"], "name one benchmark of: train"),
+        (["fast"], "name a benchmark, one of: train"),
         (["train", "--against", "faiss"], f"--against faiss: must be one of: {PEER}"),
         (["memory", "--against", "faiss"], "must be for train, encode and search only"),
         (["train", "--shape", "huge"], "--shape huge: must be one of small, xlm-r-base"),
         (["train", "--dtype", "int4"], "--dtype int4: must be float32 or bfloat16"),
         (["load"], "--model is missing"),
         (["profile"], "--trace is missing"),
-        (["all", "--directory", "x"], "that of train is not that of encode"),
-        (["train", "--output", "absent/x.json"], "its folder is not there"),
+        (["all", "--directory", "x"], "not with all"),
+        (["train", "--output", "absent/x.json"], "its folder does not exist"),
     ],
 )
 def test_mistakes_are_one_line(words, message):

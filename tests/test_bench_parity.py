@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from test_bench import config  # noqa: F401
 
-from jaxir.bench import encoding, peers, search, training_step, workloads
+from jaxir.bench import encoding_speed, other_libraries, search_speed, training_step, workloads
 from jaxir.runtime.mesh import make_mesh
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.step import make_state
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
@@ -23,11 +24,11 @@ def test_sentence_transformers_trains_as_we_do(config, grad_cache_chunk):  # noq
     config.optimizer.schedule = "constant"
     config.loss.false_negatives = "keep"
     mesh = make_mesh(config)
-    padded, packed = workloads.made_up_batches(config, mesh.size)
+    padded, packed = workloads.synthetic_batches(config, mesh.size)
     with jax.set_mesh(mesh):
-        params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
+        params = jax.device_get(make_state(config, None, mesh, RETRIEVAL)["params"]["model"])
         ours = training_step.Steps(config, mesh, packed)
-        theirs = peers.training_steps(config, params, padded, compiled=False)
+        theirs = other_libraries.training_steps(config, params, padded, compiled=False)
         for _ in range(3):
             np.testing.assert_allclose(ours(), theirs(), atol=2e-5)
 
@@ -38,10 +39,10 @@ def test_every_product_of_the_peer_is_in_the_runs_precision(config, grad_cache_c
     config.scale.grad_cache_chunk = grad_cache_chunk
     config.model.compute_dtype = "bfloat16"
     mesh, met = make_mesh(config), []
-    padded, _ = workloads.made_up_batches(config, mesh.size)
+    padded, _ = workloads.synthetic_batches(config, mesh.size)
     with jax.set_mesh(mesh):
-        params = jax.device_get(make_state(config, None, mesh)["params"]["model"])
-    steps = peers.training_steps(config, params, padded[:1], compiled=False)
+        params = jax.device_get(make_state(config, None, mesh, RETRIEVAL)["params"]["model"])
+    steps = other_libraries.training_steps(config, params, padded[:1], compiled=False)
 
     def note(module, _, output):
         if isinstance(module, torch.nn.Linear):
@@ -58,9 +59,9 @@ def test_every_product_of_the_peer_is_in_the_runs_precision(config, grad_cache_c
 def test_sentence_transformers_encodes_as_we_do(config, monkeypatch):  # noqa: F811
     # more pieces than the demo's tokenizer has
     monkeypatch.setattr(config.model.encoder, "vocab_size", 8_001)
-    monkeypatch.setattr(encoding, "cldr_dataset", _few_texts)
-    found = encoding.measure(config, 1, "", None, (), "sentence-transformers")
-    assert found["largest difference of a number"] < 1e-5
+    monkeypatch.setattr(encoding_speed, "cldr_dataset", _few_texts)
+    found = encoding_speed.measure(config, 1, "", None, (), "sentence-transformers")
+    assert found["largest absolute difference"] < 1e-5
 
 
 def _few_texts():
@@ -69,6 +70,6 @@ def _few_texts():
 
 
 def test_torch_finds_what_we_find(monkeypatch):
-    monkeypatch.setattr(search, "QUERIES", 8)
-    found = search.measure(1, 2_000, 16, "float32", "torch")
-    assert found["largest difference of scores at a place"] < 1e-5
+    monkeypatch.setattr(search_speed, "QUERIES", 8)
+    found = search_speed.measure(1, 2_000, 16, "float32", "torch")
+    assert found["largest difference of scores at a rank"] < 1e-5

@@ -8,8 +8,12 @@ import pytest
 
 from jaxir.benchmarks.bm25 import bm25, term_count_cosine, words
 from jaxir.evaluation.dataset import RetrievalDataset
-from jaxir.evaluation.ranks import passages_above_by_scores, ranks_in_pool, ranks_within_language
-from jaxir.evaluation.settings import evaluate_settings, report
+from jaxir.evaluation.ranks import (
+    count_ranked_above_by_scores,
+    ranks_in_pool,
+    ranks_within_language,
+)
+from jaxir.evaluation.settings import evaluate_ranks, evaluate_settings
 
 
 def make_set() -> RetrievalDataset:
@@ -82,19 +86,19 @@ def test_baselines_equal_their_formulas(baseline, score, monkeypatch):
         own[:, rows] = [score(query, [passages[row] for row in rows]) for query in queries]
     # sums of float32 in another order differ in the last bits, which would break ties at random
     monkeypatch.setattr(
-        "jaxir.benchmarks.bm25.passages_above_by_scores",
-        lambda scores, of: passages_above_by_scores(lambda rows: scores(rows).round(5), of),
+        "jaxir.benchmarks.bm25.count_ranked_above_by_scores",
+        lambda scores, of: count_ranked_above_by_scores(lambda rows: scores(rows).round(5), of),
     )
-    expected = report(
-        ranks_within_language(passages_above_by_scores(lambda x: own[x].round(5), task), task),
-        ranks_in_pool(passages_above_by_scores(lambda x: pooled[x].round(5), task)),
+    expected = evaluate_ranks(
+        ranks_within_language(count_ranked_above_by_scores(lambda x: own[x].round(5), task), task),
+        ranks_in_pool(count_ranked_above_by_scores(lambda x: pooled[x].round(5), task)),
         task,
     )
     found = baseline(task)
     assert found.summary() == pytest.approx(expected.summary(), abs=1e-12)
     # and statistics of a language's own do make a difference here for BM25
     one_collection = evaluate_settings(
-        passages_above_by_scores(lambda x: pooled[x].round(5), task), task
+        count_ranked_above_by_scores(lambda x: pooled[x].round(5), task), task
     )
     differs = found.summary() != pytest.approx(one_collection.summary(), abs=1e-12)
     assert differs == (baseline is bm25)

@@ -165,7 +165,7 @@ def test_another_process_makes_the_same_rows():
 
 
 def test_a_language_without_wordings_is_named():
-    with pytest.raises(UserError, match=r"no wordings in 'xx'; use ar de"):
+    with pytest.raises(UserError, match=r"not in language 'xx'; choose from ar, de"):
         rows("en", "xx")
     with pytest.raises(UserError, match="twice"):
         rows("en", "en")

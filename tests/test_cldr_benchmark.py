@@ -98,5 +98,5 @@ def test_counting_n_grams_does_not_solve_it():
 
 
 def test_a_language_without_wordings_is_named():
-    with pytest.raises(UserError, match="no wordings in 'xx'"):
+    with pytest.raises(UserError, match="not in language 'xx'"):
         cldr_dataset(("xx",))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxir.config import DataConfig, Source
-from jaxir.data.collection import cell, read_collection, split_held_out, take_groups
+from jaxir.data.collection import cell_groups, read_collection, take_groups
+from jaxir.data.held_out import split_held_out
 from jaxir.errors import UserError
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
@@ -78,7 +79,7 @@ def test_tables_hold_every_row(tmp_path, seed):
         assert places == expected
     for group, name in enumerate(collection.ids):
         for column, language in enumerate(collection.languages):
-            found = [collection.texts[x] for x in collection.negatives_of(group, column)]
+            found = [collection.texts[x] for x in collection.hard_negatives_of(group, column)]
             assert found == negatives.get((name, language), [])
     pairs = {(x["id"], x["query_lang"], x["passage_lang"]) for x in records}
     assert collection.ids == list(dict.fromkeys(f"x.jsonl:{x['id']}" for x in records))
@@ -111,7 +112,7 @@ def test_rows_of_one_id_join_within_a_source_or_a_parallel_word(tmp_path):
         sources = tuple(Source("jsonl", f"{x}.jsonl", parallel=word) for x in "ab")
         collection = read_collection(DataConfig(str(tmp_path), sources))
         assert len(collection.ids) == groups
-        assert len(cell(collection, "de", "en")) == (word != "")
+        assert len(cell_groups(collection, "de", "en")) == (word != "")
     write(tmp_path, [record(str(x), f"c{x}", "p", "th") for x in range(3)], "c.jsonl")
     sources = tuple(Source("jsonl", f"{x}.jsonl", parallel="same") for x in "bc")
     collection = read_collection(DataConfig(str(tmp_path), sources))
@@ -126,8 +127,8 @@ def test_a_parallel_text_is_not_its_own_answer(tmp_path):
     (tmp_path / "t.tsv").write_text("ja\tyes\nTom\tTom\n")
     sources = (Source("parallel_tsv", "t.tsv", ("de", "en")),)
     collection = read_collection(DataConfig(str(tmp_path), sources))
-    assert cell(collection, "de", "de").size == 0
-    assert cell(collection, "de", "en").tolist() == [0]
+    assert cell_groups(collection, "de", "de").size == 0
+    assert cell_groups(collection, "de", "en").tolist() == [0]
 
 
 def test_duplicate_ids_name_the_line(tmp_path):
@@ -166,12 +167,12 @@ def test_taken_groups_keep_their_texts_and_negatives(tmp_path):
     order = np.random.default_rng(0).permutation(len(collection.ids))[:20]
     taken = take_groups(collection, order)
     np.testing.assert_array_equal(taken.passage, collection.passage[order])
-    assert sum(len(taken.negatives_of(g, 0)) for g in range(20)) > 3
+    assert sum(len(taken.hard_negatives_of(g, 0)) for g in range(20)) > 3
     for place, group in enumerate(order):
         assert taken.ids[place] == collection.ids[group]
         for column in range(len(collection.languages)):
-            expected = collection.negatives_of(int(group), column)
-            np.testing.assert_array_equal(taken.negatives_of(place, column), expected)
+            expected = collection.hard_negatives_of(int(group), column)
+            np.testing.assert_array_equal(taken.hard_negatives_of(place, column), expected)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,7 @@ def test_a_million_rows(tmp_path):
     start = time.process_time()
     collection = read_collection(DataConfig(str(tmp_path), sources))
     assert time.process_time() - start < 40
-    assert len(cell(collection, "de", "en")) == 500_000
+    assert len(cell_groups(collection, "de", "en")) == 500_000
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -244,4 +245,4 @@ def test_mlqa_joined_by_id():
     collection = read_collection(DataConfig(passage="sentence", sources=sources))
     languages = collection.languages
     assert collection.report["rows"] == collection.report["without_answer"] == 28_458
-    assert sum(len(cell(collection, x, y)) for x in languages for y in languages) == 41_904
+    assert sum(len(cell_groups(collection, x, y)) for x in languages for y in languages) == 41_904

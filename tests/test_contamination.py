@@ -9,7 +9,7 @@ import pytest
 
 from jaxir.config import DataConfig, Source
 from jaxir.data.collection import Collection, read_collection
-from jaxir.data.contamination import drop_overlap, words_of
+from jaxir.data.contamination import drop_overlap, split_words
 from jaxir.errors import UserError
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
@@ -33,7 +33,7 @@ def read(folder: Path, rows, reader="jsonl", **options) -> Collection:
 
 
 def runs(text, n):
-    words = words_of(text, "en")
+    words = split_words(text, "en")
     return {tuple(words[x : x + n]) for x in range(len(words) - n + 1)}
 
 
@@ -88,7 +88,7 @@ def test_a_run_does_not_go_on_from_one_text_into_the_next(tmp_path):
     ],
 )
 def test_words_of_scripts_that_a_pattern_would_cut_wrongly(language, text, count):
-    words = words_of(text, language)
+    words = split_words(text, language)
     assert "".join(words) == text.replace(" ", "")
     assert abs(len(words) - count) <= 2
 
@@ -114,8 +114,8 @@ def test_hard_negatives_go_too_and_queries_with_a_passage_stay(tmp_path):
     ]
     rest, _ = drop_overlap(read(tmp_path, rows, languages=("en",)), tmp_path)
     assert rest.ids == ["rows:1", "rows:2"]
-    assert [rest.texts[text] for text in rest.negatives_of(0, 0)] == ["a", "b"]
-    assert rest.negatives_of(1, 0).size == 0
+    assert [rest.texts[text] for text in rest.hard_negatives_of(0, 0)] == ["a", "b"]
+    assert rest.hard_negatives_of(1, 0).size == 0
 
 
 def test_bad_folder(tmp_path):

@@ -9,10 +9,10 @@ from etils import epath
 from pretend_sweep import QUESTIONS, grid_config, quadratic, write_sweep
 
 from jaxir.config import Config, SweepConfig
-from jaxir.evaluation.comparison import MAIN, QUALITY, RETRIEVERS
-from jaxir.sweep.differences import differences, holm, min_f, over_rows, seed_error
-from jaxir.sweep.points import Run, runs
-from jaxir.sweep.results import Study, read_study
+from jaxir.evaluation.comparison import MAIN, QUALITY, RETRIEVAL_METRICS
+from jaxir.sweep.mixtures import Run, runs
+from jaxir.sweep.significance_tests import holm, min_f, mixture_differences, question_t, seed_error
+from jaxir.sweep.study import Study, read_study
 
 
 def _study(effects, seeds, questions, seed_spread, question_spread, rng, missing=()) -> Study:
@@ -28,14 +28,14 @@ def _study(effects, seeds, questions, seed_spread, question_spread, rng, missing
     parts = np.full((len(wanted), questions, 1), np.nan)
     for number, run in enumerate(wanted):
         if run.name not in missing:
-            place = named.index(run.point.name)
+            place = named.index(run.mixture.name)
             whole = effects[place] + rng.normal(0, seed_spread)
             noise = rng.normal(0, 0.01, questions) / questions
             parts[number, :, 0] = whole / questions + by_point[place] + noise
     return Study(
         config,
         "held_out",
-        RETRIEVERS,
+        RETRIEVAL_METRICS,
         wanted,
         dict.fromkeys(missing, "failed: x"),
         {},
@@ -47,15 +47,15 @@ def _study(effects, seeds, questions, seed_spread, question_spread, rng, missing
 
 
 def _p_values(study):
-    return {one.point: one for one in differences(study, study.points[0])}
+    return {one.mixture: one for one in mixture_differences(study, study.mixtures[0])}
 
 
 def test_p_over_questions_equals_scipys_permutation_test():
     study = _study([0.0, 0.06], 2, 30, 0.0, 0.2, np.random.default_rng(5))
     found = _p_values(study)["X-X"]
     by_point = [
-        study.contributions[[run.point == point for run in study.runs]].mean(axis=0)[:, 0]
-        for point in study.points
+        study.contributions[[run.mixture == point for run in study.runs]].mean(axis=0)[:, 0]
+        for point in study.mixtures
     ]
     theirs = scipy.stats.permutation_test(
         by_point,
@@ -73,7 +73,7 @@ def test_p_over_questions_equals_scipys_permutation_test():
 def test_p_over_seeds_of_two_points_is_the_paired_t_test():
     study = _study([0.0, 0.03], 4, 30, 0.02, 0.1, np.random.default_rng(1))
     found = _p_values(study)["X-X"]
-    one, other = (study.of(point)[:, 0] for point in study.points)
+    one, other = (study.of_mixture(point)[:, 0] for point in study.mixtures)
     assert found.p_seeds == pytest.approx(scipy.stats.ttest_rel(other, one).pvalue)
 
 
@@ -101,7 +101,7 @@ def test_runs_without_results_leave_the_error_to_the_others():
 def test_t_over_questions_is_scipys():
     parts = np.random.default_rng(4).normal(0.1, 1, (50, 2)) / 50
     parts[::7, 1] = np.nan
-    t, freedom = over_rows(parts)
+    t, freedom = question_t(parts)
     for column in range(2):
         theirs = scipy.stats.ttest_1samp(parts[:, column], 0, nan_policy="omit")
         assert t[column] == pytest.approx(theirs.statistic)
@@ -140,12 +140,12 @@ def test_holm_by_its_definition():
 @pytest.mark.parametrize(("seed_spread", "question_spread"), [(0.05, 0.0), (0.0, 0.5), (0.03, 0.3)])
 def test_chance_is_believed_as_often_as_promised(seed_spread, question_spread, monkeypatch):
     """Whichever of seeds and questions makes the noise, about one in twenty has p < .05."""
-    monkeypatch.setattr("jaxir.sweep.differences.PERMUTATIONS", 20)  # not looked at here
+    monkeypatch.setattr("jaxir.sweep.significance_tests.PERMUTATIONS", 20)  # not looked at here
     rng = np.random.default_rng(8)
     p = []
     for _ in range(150):
         study = _study([0.0] * 4, 2, 60, seed_spread, question_spread, rng)
-        p += [one.p for one in differences(study, study.points[0])]
+        p += [one.p for one in mixture_differences(study, study.mixtures[0])]
     assert np.mean(np.array(p) < 0.05) < 0.075
     assert np.mean(np.array(p) < 0.5) > 0.3  # and the test is not asleep
 
@@ -174,7 +174,7 @@ def test_missing_seeds_are_left_out_on_both_sides():
     study = _study([0.0, 0.1, 0.1], 3, 40, 0.01, 0.1, rng, missing=("X-X-seed1", "X-Y-seed0"))
     found = _p_values(study)
     assert {name: one.seeds for name, one in found.items()} == {"X-X": 2, "X-Y": 2}
-    place = {run.name: study.figures[i, 0] for i, run in enumerate(study.runs)}
+    place = {run.name: study.values[i, 0] for i, run in enumerate(study.runs)}
     expected = np.mean([place[f"X-X-seed{s}"] - place[f"uniform-seed{s}"] for s in (0, 2)])
     assert found["X-X"].difference == pytest.approx(expected)
 
@@ -182,9 +182,9 @@ def test_missing_seeds_are_left_out_on_both_sides():
 def test_fewer_than_two_seeds_are_no_test():
     rng = np.random.default_rng(12)
     study = _study([0.0, 0.1], 1, 40, 0, 0, rng)
-    assert not differences(study, study.points[0])
+    assert not mixture_differences(study, study.mixtures[0])
     study = _study([0.0, 0.1, 0.1], 2, 40, 0.01, 0.1, rng, missing=("X-X-seed1",))
-    assert [one.point for one in differences(study, study.points[0])] == ["X-Y"]
+    assert [one.mixture for one in mixture_differences(study, study.mixtures[0])] == ["X-Y"]
 
 
 def test_figures_are_those_of_the_runs_and_the_sums_of_their_parts(tmp_path):
@@ -194,10 +194,10 @@ def test_figures_are_those_of_the_runs_and_the_sums_of_their_parts(tmp_path):
     assert study.missing == {"X-X-seed1": "failed: step 7: the loss is nan"}
     for number, run in enumerate(study.runs):
         if run.name in study.missing:
-            assert np.isnan(study.figures[number]).all()
+            assert np.isnan(study.values[number]).all()
             continue
-        report = study.results[run.name]["tasks"]["held_out"]["trained"]
-        for column, measure in enumerate(study.measures):
+        report = study.results[run.name]["datasets"]["held_out"]["trained"]
+        for column, measure in enumerate(study.metrics):
             setting, name, *language = measure.key.split("/")
             if not language:
                 expected = report[setting][name]
@@ -208,9 +208,9 @@ def test_figures_are_those_of_the_runs_and_the_sums_of_their_parts(tmp_path):
                 own = study.languages.index(language[0])
                 others = [value for place, value in enumerate(row) if place != own]
                 expected = row[own] if setting == "monolingual" else np.mean(others)
-            assert study.figures[number, column] == pytest.approx(expected, abs=1e-12)
+            assert study.values[number, column] == pytest.approx(expected, abs=1e-12)
         np.testing.assert_allclose(
-            np.nansum(study.contributions[number], axis=0), study.figures[number], atol=1e-12
+            np.nansum(study.contributions[number], axis=0), study.values[number], atol=1e-12
         )
     assert study.contributions.shape[1] == QUESTIONS
 
@@ -218,16 +218,16 @@ def test_figures_are_those_of_the_runs_and_the_sums_of_their_parts(tmp_path):
 def test_families_are_corrected_apart(tmp_path):
     write_sweep(tmp_path, grid_config(0.5))
     study = read_study(epath.Path(tmp_path), None)
-    uniform = next(point for point in study.points if point.name == "uniform")
-    found = differences(study, uniform)
+    uniform = next(point for point in study.mixtures if point.name == "uniform")
+    found = mixture_differences(study, uniform)
     for single in (False, True):
-        family = [one for one in found if (one.measure.count("/") == 2) == single]
+        family = [one for one in found if (one.metric.count("/") == 2) == single]
         expected = holm([one.p for one in family])
         np.testing.assert_allclose([one.p_holm for one in family], expected)
-    truth = {run.point.name: quadratic(run)[0] for run in study.runs}
+    truth = {run.mixture.name: quadratic(run)[0] for run in study.runs}
     for one in found:
-        if one.measure == QUALITY and one.p_holm < 0.001:
-            assert (one.difference > 0) == (truth[one.point] > truth["uniform"])
+        if one.metric == QUALITY and one.p_holm < 0.001:
+            assert (one.difference > 0) == (truth[one.mixture] > truth["uniform"])
 
 
 def test_the_order_of_points_says_nothing(tmp_path):
@@ -236,11 +236,11 @@ def test_the_order_of_points_says_nothing(tmp_path):
     order = rng.permutation(len(study.runs))
     shuffled = dataclasses.replace(
         study,
-        runs=tuple(Run(study.runs[i].point, study.runs[i].seed) for i in order),
-        figures=study.figures[order],
+        runs=tuple(Run(study.runs[i].mixture, study.runs[i].seed) for i in order),
+        values=study.values[order],
         contributions=study.contributions[order],
     )
-    one = {d.point: d for d in differences(study, study.points[0])}
-    other = {d.point: d for d in differences(shuffled, study.points[0])}
+    one = {d.mixture: d for d in mixture_differences(study, study.mixtures[0])}
+    other = {d.mixture: d for d in mixture_differences(shuffled, study.mixtures[0])}
     for name in one:
         assert one[name].p == pytest.approx(other[name].p)

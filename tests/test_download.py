@@ -130,7 +130,7 @@ def test_a_download_that_broke_off_goes_on(server, tmp_path, ranges):
     message = error(download, server.url, SHA256, tmp_path)
     assert message.startswith(f"{server.url}a.json: cannot be downloaded to {tmp_path} (broke off")
     assert f"{len(FILES['a.json']) - HALF:,} bytes before the end" in message
-    assert "the same command goes on with it" in message
+    assert "run the same command again to resume" in message
     assert content(tmp_path) == {"a.json.part": FILES["a.json"][:HALF]}
     server.seen.clear()
     download(server.url, SHA256, tmp_path)
@@ -193,7 +193,7 @@ def test_files_that_came_before_the_mistake_stay(server, tmp_path):
 
 
 def test_a_file_without_end_is_refused_and_not_kept(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_BYTES", 70_000)
+    monkeypatch.setattr(module, "MAX_BYTES", 70_000)
     message = error(download, server.url, SHA256, tmp_path)
     assert message.startswith(f"{server.url}a.json: over 70,000 bytes")
     assert content(tmp_path) == {}

@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxir.models.dropout import attention_dropout, dropout, fold, mix
+from jaxir.models.dropout import attention_dropout, dropout, fold_in, hash_bits
 
 
 def seeds(number, *shape):
     """Different seeds for the texts of a batch, or for their tokens."""
     places = jnp.arange(np.prod(shape)).reshape(shape)
-    return fold(jnp.full(shape, number, jnp.uint32), places)
+    return fold_in(jnp.full(shape, number, jnp.uint32), places)
 
 
 def test_mix_is_a_permutation_and_avalanches():
     x = np.arange(1 << 16, dtype=np.uint32)
-    mixed = np.asarray(mix(jnp.asarray(x)))
+    mixed = np.asarray(hash_bits(jnp.asarray(x)))
     assert len(np.unique(mixed)) == len(x)
     for bit in range(32):
-        changed = mixed ^ np.asarray(mix(jnp.asarray(x ^ np.uint32(1 << bit))))
+        changed = mixed ^ np.asarray(hash_bits(jnp.asarray(x ^ np.uint32(1 << bit))))
         flipped = np.unpackbits(changed.view(np.uint8)).mean()
         assert abs(flipped - 0.5) < 0.01
 
@@ -41,7 +41,10 @@ def test_masks_of_neighbouring_seeds_places_and_steps_are_independent():
     ones = jnp.ones((1, 64, 4096))
     plain = jnp.arange(64, dtype=jnp.uint32)[None]  # the most alike seeds there are
     masks = np.concatenate(
-        [np.asarray(dropout(ones, 0.5, x)[0]) > 0 for x in (plain, fold(plain, 1), fold(plain, 2))]
+        [
+            np.asarray(dropout(ones, 0.5, x)[0]) > 0
+            for x in (plain, fold_in(plain, 1), fold_in(plain, 2))
+        ]
     )
     correlation = np.corrcoef(masks)[np.triu_indices(len(masks), 1)]
     assert np.abs(correlation).max() < 6 / np.sqrt(4096)

@@ -22,15 +22,16 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from tiny import tiny_config  # noqa: E402
 
 from jaxir import Retriever  # noqa: E402
-from jaxir.benchmarks.lareqa import read_xquad_r  # noqa: E402
+from jaxir.benchmarks.xquad_r import read_xquad_r  # noqa: E402
 from jaxir.models.dual_encoder import embed_packed  # noqa: E402
-from jaxir.models.trained import read_folder  # noqa: E402
+from jaxir.models.trained import ModelSettings, read_folder  # noqa: E402
 from jaxir.training.retrieval import RETRIEVAL  # noqa: E402
 from jaxir.training.run import run  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
 TOOL, XQUAD_R = SHARED / "tools/multilingual-e5-small", SHARED / "data/xquad-r"
 pytestmark = [
+    pytest.mark.xdist_group("e5"),  # they share the weights, which take long to make
     pytest.mark.slow,
     pytest.mark.skipif(not TOOL.exists(), reason=f"the weights are made by {TOOL}"),
     pytest.mark.skipif(not XQUAD_R.is_dir(), reason=f"the sentences are those of {XQUAD_R}"),
@@ -116,7 +117,7 @@ def test_embeddings_padded_and_packed_are_those_of_sentence_transformers(folder,
         (retriever.encode_passages(passages), theirs.encode_document(passages)),
     ):
         np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=0)
-    model = read_folder(str(folder)).adjusted("float32")
+    model = read_folder(str(folder)).adjusted(ModelSettings())
     prefixed = ["passage: " + text for text in passages]
     np.testing.assert_allclose(
         packed(model, prefixed), theirs.encode_document(passages), atol=1e-5, rtol=0

@@ -12,7 +12,7 @@ from test_dropout import seeds
 from jaxir.config import ARCHITECTURES, DualEncoderConfig, EncoderConfig
 from jaxir.errors import UserError
 from jaxir.models import encoder
-from jaxir.models.attention import one_text_a_row
+from jaxir.models.attention import padded_layout
 from jaxir.models.dual_encoder import abstract_params, hidden_states, init_params
 from jaxir.models.hf import read_model
 
@@ -84,7 +84,7 @@ def test_dropout_is_in_every_layer_and_only_with_seeds():
 
     @jax.jit
     def forward(own):
-        return module(ids, one_text_a_row(config.encoder, mask, own), all_states=True)
+        return module(ids, padded_layout(config.encoder, mask, own), all_states=True)
 
     one, two = (seeds(run, len(ids)) for run in (1, 2))
     plain, first, again, other = map(forward, (None, one, one, two))

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from tiny import tiny_config
 
 from jaxir import evaluate
-from jaxir.benchmarks.reports import REPORT, VALUES, compare_reports
+from jaxir.benchmarks.report_comparison import compare_reports
+from jaxir.benchmarks.report_folder import REPORT, VALUES
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import RunError, UserError
 from jaxir.evaluation.per_query import read_values
@@ -173,10 +174,10 @@ def test_prefixes_lengths_and_dtype_can_be_given(evaluated, collection, tmp_path
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/report.json").write_text('{"points": []}')
     for taken in (evaluated / "whole", tmp_path / "sweep"):
-        with pytest.raises(UserError, match="holds something else"):
+        with pytest.raises(UserError, match="exists and is no"):
             run_command(*compared[:-1], taken)
     for taken in (tmp_path / "both", tmp_path / "sweep"):
-        with pytest.raises(UserError, match="holds something else"):
+        with pytest.raises(UserError, match="exists and is no"):
             run_command(*arguments, "--output", taken)
 
 
@@ -188,6 +189,7 @@ def test_approximate_search_is_said_aloud(collection, tmp_path, capsys):
     assert read_report(tmp_path / "out")["ranking"]["approximate_recall"] == 0.95
 
 
+@pytest.mark.slow
 def test_a_workdir_under_way_and_a_finished_one(tmp_path, collection, monkeypatch):
     config = tiny_config(tmp_path)
     add = loop.Meter.add
@@ -235,7 +237,7 @@ def test_a_workdir_under_way_and_a_finished_one(tmp_path, collection, monkeypatc
         ),
         (
             ("--model", MODEL, "--benchmark", "xquad_r", "--languages", "en"),
-            "--languages: xquad_r takes no such thing, but --directory, --passage, --allow_partial",
+            "--languages: xquad_r does not take it, only --directory, --passage, --allow_partial",
         ),
         (
             ("--model", MODEL, "--benchmark", "cldr", "--max_query_tokens", 1000),
@@ -266,7 +268,7 @@ def test_models_without_weights_or_tokenizer_are_named(tmp_path, collection):
 def test_an_output_that_holds_something_else_is_left_alone(tmp_path, collection):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="exists and is no"):
         run_command("--model", MODEL, "--benchmark", collection, "--output", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").exists()
 
@@ -277,7 +279,7 @@ def test_a_folder_of_pictures_is_no_report_and_a_report_is_replaced(tmp_path, co
     for name, content in (("holiday.png", "x"), (REPORT, "[1]"), (VALUES, "x")):
         (out / name).write_text(content)
     arguments = ("--model", MODEL, "--benchmark", collection, "--nobm25", "--resamples", 10)
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="exists and is no"):
         run_command(*arguments, "--output", out)
     assert (out / "holiday.png").exists()
     other = tmp_path / "report"
@@ -293,7 +295,7 @@ def test_damaged_reports_are_named(evaluated, tmp_path):
     with pytest.raises(UserError, match=r"values\.npz: cannot be read"):
         run_command("--compare", evaluated / "whole", broken)
     (broken / REPORT).write_text('{"fingerprint": "x", "systems": {}, "ranking": {}}')
-    with pytest.raises(UserError, match="it holds no figures"):
+    with pytest.raises(UserError, match="it holds no systems"):
         run_command("--compare", evaluated / "whole", broken)
     with pytest.raises(UserError, match="was ranked with --depth 0"):
         run_command("--compare", evaluated / "whole", evaluated / "cut")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxir.evaluation.dataset import RetrievalDataset
-from jaxir.evaluation.metrics import MEASURES
-from jaxir.evaluation.ranks import passages_above_by_scores
+from jaxir.evaluation.metrics import METRICS
+from jaxir.evaluation.ranks import count_ranked_above_by_scores
 from jaxir.evaluation.settings import evaluate_settings
 
 LANGUAGES = ("de", "en", "hi")
@@ -51,7 +51,7 @@ def average_precision(scores, pool, answers):
 def test_settings_follow_their_definitions(task):
     scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], dataset), dataset
+        count_ranked_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     relevant, asked = dataset.relevant, dataset.query_language
     matrix = np.full((3, 3), np.nan)
@@ -76,7 +76,7 @@ def test_settings_follow_their_definitions(task):
 def test_rank_distance_is_taken_in_the_pool(task):
     scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], dataset), dataset
+        count_ranked_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     places = np.argsort(np.argsort(-scores, axis=1), axis=1)
     distances = np.array(
@@ -91,10 +91,10 @@ def test_a_perfect_score_earns_one_in_every_setting(task):
     for query, answers in enumerate(dataset.relevant):
         scores[query, answers[answers >= 0]] += 2
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], dataset), dataset
+        count_ranked_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     summary = report.summary()
-    assert {f"{x}/{name}" for x in ("monolingual", "cross_lingual") for name in MEASURES} < set(
+    assert {f"{x}/{name}" for x in ("monolingual", "cross_lingual") for name in METRICS} < set(
         summary
     )
     for name, value in summary.items():
@@ -109,7 +109,7 @@ def test_a_perfect_score_earns_one_in_every_setting(task):
 def test_report_is_json_with_null_where_nothing_was_asked(task):
     scores, dataset = task
     report = evaluate_settings(
-        passages_above_by_scores(lambda block: scores[block], dataset), dataset
+        count_ranked_above_by_scores(lambda block: scores[block], dataset), dataset
     )
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert read["languages"] == list(LANGUAGES)

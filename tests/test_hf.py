@@ -20,7 +20,7 @@ from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.dual_encoder import abstract_params
 from jaxir.models.hf import read_model, read_tokenizer, write_model
-from jaxir.models.trained import fitted, read_folder
+from jaxir.models.trained import match_tokenizer, read_folder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MBERT = Path(__file__).parents[1].parent / "shared/data/tokenizers/mbert-cased-vocab.txt"
@@ -431,4 +431,4 @@ def test_a_tokenizer_of_another_model_is_named_with_both_numbers(with_tokenizer)
     small = dataclasses.replace(model.config.encoder, vocab_size=size - 1)
     message = f"tokenizer has {size} tokens, its weights have embeddings of {size - 1}: they do not"
     with pytest.raises(UserError, match=message):
-        fitted(small, model.tokenizer, "the model")
+        match_tokenizer(small, model.tokenizer, "the model")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxir.data.interleaving import fold, integer_shares, interleave, permuted
+from jaxir.data.hashing import hash_integers, permute
+from jaxir.data.interleaving import integer_shares, interleave
 
 
 def _share_vectors():
@@ -62,14 +63,14 @@ def test_a_tiny_share_is_not_lost():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 64, 65, 1_000, 4_097])
 def test_permutation_is_one(size):
-    places = permuted(np.arange(size), np.full(size, size), np.full(size, fold(1, 2)))
+    places = permute(np.arange(size), np.full(size, size), np.full(size, hash_integers(1, 2)))
     assert sorted(places.tolist()) == list(range(size))
 
 
 def test_permutations_of_other_keys_are_unrelated():
     size, epochs = 50, 4_000
-    keys = np.repeat(fold(7, np.arange(epochs)), size)
-    places = permuted(np.tile(np.arange(size), epochs), np.full(size * epochs, size), keys)
+    keys = np.repeat(hash_integers(7, np.arange(epochs)), size)
+    places = permute(np.tile(np.arange(size), epochs), np.full(size * epochs, size), keys)
     # the place of the first element is uniform over epochs, and so is that of the second given it
     table = places.reshape(epochs, size)
     for statistic in (table[:, 0], (table[:, 1] - table[:, 0]) % size):
@@ -78,5 +79,8 @@ def test_permutations_of_other_keys_are_unrelated():
         assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_fold_depends_on_every_word():
-    assert len({int(fold(a, b, c)) for a in range(8) for b in range(8) for c in range(8)}) == 512
+def test_hash_depends_on_every_word():
+    assert (
+        len({int(hash_integers(a, b, c)) for a in range(8) for b in range(8) for c in range(8)})
+        == 512
+    )

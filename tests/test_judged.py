@@ -218,16 +218,16 @@ def test_a_title_that_is_no_text(tmp_path):
 
 def test_ids_that_stand_twice(tmp_path):
     write(tmp_path / "a", corpus=[*CORPUS, CORPUS[1]])
-    assert error(tmp_path / "a") == "retrieval set 'a': duplicate id 'p2' among the passages"
+    assert error(tmp_path / "a") == "dataset 'a': duplicate id 'p2' among the passages"
     write(tmp_path / "b", queries=[*QUERIES, QUERIES[0]])
-    assert error(tmp_path / "b") == "retrieval set 'b': duplicate id 'q1' among the queries"
+    assert error(tmp_path / "b") == "dataset 'b': duplicate id 'q1' among the queries"
 
 
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
         ([("q1", "p9", 1)], "query q1 has passage 'p9' judged, which is not in the corpus"),
-        ([("q3", "p1", 0), ("q3", "p2", -1)], "no judgement is above 0, so that nothing could be"),
+        ([("q3", "p1", 0), ("q3", "p2", -1)], "no judgement is above 0, so no passage is"),
         ([("q1", "p9", 0)], "query q1 has passage 'p9' judged, which is not in the corpus"),
         ([("q1", "p1", 1), ("q9", "p1", 1)], "judges query 'q9', which is not among the queries"),
         ([("q9", "p1", 0)], "judges query 'q9', which is not among the queries"),
@@ -235,7 +235,7 @@ def test_ids_that_stand_twice(tmp_path):
             ([("q1", "p1", 1), ("q1", "p2", gain), ("q1", "p2", other)], "'p2' judged twice")
             for gain, other in [(1, 1), (1, 2), (1, 0), (0, 1), (0, 0)]
         ),
-        ([], "judges nothing"),
+        ([], "holds no judgement"),
     ],
 )
 def test_judgements_that_do_not_fit_are_named(tmp_path, qrels, message):

@@ -101,7 +101,7 @@ def test_anchors_in_chunks_change_neither_loss_nor_gradient(mesh, monkeypatch):
 
     whole = found()
     # the scores of one anchor at a time
-    monkeypatch.setattr(losses, "MOST_SCORES", len(inputs[1]))
+    monkeypatch.setattr(losses, "MAX_SCORES", len(inputs[1]))
     chunked = found()
     assert losses._chunks(BATCH, len(inputs[1])) == BATCH // mesh.size
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), chunked, whole)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxir.evaluation import metrics
 from jaxir.evaluation.dataset import RetrievalDataset
-from jaxir.evaluation.ranks import passages_above_by_scores, ranks_in_pool
+from jaxir.evaluation.ranks import count_ranked_above_by_scores, ranks_in_pool
 
 QUERIES, PASSAGES, ANSWERS = 60, 45, 25  # more right answers than k
 ORACLES = {
@@ -54,7 +54,7 @@ def task():
 def test_measures_equal_trec_eval(task, name, depth):
     scores, dataset = task
     oracle, measure = ORACLES[name]
-    ranks = ranks_in_pool(passages_above_by_scores(lambda block: scores[block], dataset))
+    ranks = ranks_in_pool(count_ranked_above_by_scores(lambda block: scores[block], dataset))
     ranks[ranks > DEPTHS[depth]] = 0
     qrels, ranking = {}, {}
     for query, (answers, gains) in enumerate(zip(dataset.relevant, dataset.gains)):
@@ -93,9 +93,9 @@ def test_average_precision_of_a_worked_example():
     np.testing.assert_allclose(metrics.average_precision(ranks, gains, k=2)[0], 1 / 2)
 
 
-@pytest.mark.parametrize("name", metrics.MEASURES)
+@pytest.mark.parametrize("name", metrics.METRICS)
 def test_best_ranking_earns_one_and_order_of_answers_nothing(name):
-    measure = metrics.MEASURES[name]
+    measure = metrics.METRICS[name]
     gains = np.array([[1, 1, 0, 1]])
     best = np.array([[3, 1, 0, 2]], np.int32)
     assert measure(best, gains)[0] == pytest.approx(1, abs=1e-15)

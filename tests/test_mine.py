@@ -96,7 +96,7 @@ def brute_force(files, policy, first, last, margin, count):
 def test_negatives_are_those_of_brute_force(
     files, tmp_path, monkeypatch, policy, first, last, margin, count, rows_at_once
 ):
-    monkeypatch.setattr(mining, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(mining, "ROW_BATCH", rows_at_once)
     folder, rows, passages, languages, _ = files
     arguments = ("--index", folder / "index", "--input", folder / "rows.jsonl")
     chosen = ("--ranks", f"{first},{last}", "--margin", margin, "--negatives", count)
@@ -126,14 +126,14 @@ def test_negatives_are_those_of_brute_force(
     assert sum(len(row["hard_negatives"]) for row in found) > 20
     config = DataConfig(directory=str(tmp_path), sources=(Source(path="out.jsonl"),))
     collection = read_collection(config)
-    offered = collection.negatives_of(1, LANGUAGES.index("de"))
+    offered = collection.hard_negatives_of(1, LANGUAGES.index("de"))
     assert [normal(collection.texts[n]) for n in offered] == [
         normal(text) for text in found[3]["hard_negatives"]
     ]
     # nothing that the loss would mask
     for group in range(GROUPS):
         for language in range(3):
-            clusters = collection.text_cluster[collection.negatives_of(group, language)]
+            clusters = collection.text_cluster[collection.hard_negatives_of(group, language)]
             mined = clusters[clusters >= 0]
             assert not (mined == collection.cluster[group]).any()
 
@@ -166,7 +166,7 @@ def test_texts_that_rows_share_join_their_answers():
         ({"--index": "."}, "no index, or not finished"),
         ({"--input": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--output": "rows.jsonl"}, "is the input"),
-        ({"--output": "nowhere/out.jsonl"}, "must be a file in a folder"),
+        ({"--output": "nowhere/out.jsonl"}, "must be a file in an existing folder"),
         ({"--output": "out.jsonl.gz"}, "leave .gz off"),
         ({"--ranks": "10"}, "--ranks 10: must be two whole numbers"),
         ({"--ranks": "0,10"}, "--ranks 0,10: must be FIRST,LAST"),

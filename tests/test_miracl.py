@@ -146,13 +146,13 @@ def test_an_unknown_language_is_refused_before_anything_is_read():
 def test_a_part_is_refused_with_the_counts(folder, monkeypatch):
     corpus = file(folder, "sw", "docs-0.jsonl.gz").parent
     assert error(folder, whole=True) == (
-        f"{corpus}: 3 passages, but MIRACL has 131,924: it is not whole "
-        "(--allow_partial reads it as a part)"
+        f"{corpus}: 3 passages, but MIRACL has 131,924: it is incomplete; "
+        "--allow_partial reads it anyway"
     )
     monkeypatch.setitem(MIRACL, "sw", (482, 3))
     assert error(folder, whole=True) == (
-        f"{folder}/miracl-v1.0-sw: 2 judged questions, but MIRACL has 482: it is not whole "
-        "(--allow_partial reads it as a part)"
+        f"{folder}/miracl-v1.0-sw: 2 judged questions, but MIRACL has 482: it is incomplete; "
+        "--allow_partial reads it anyway"
     )
     # also if what is lacking is judged
     monkeypatch.setitem(MIRACL, "sw", (2, 3))
@@ -220,7 +220,7 @@ def test_what_stands_twice_or_is_empty_is_named(folder):
     shard = file(folder, "sw", "docs-1.jsonl.gz")
     shard.write_bytes(zipped(DOCS[1:]))
     name = "MIRACL sw (partial)"
-    assert error(folder) == f"retrieval set '{name}': duplicate id '7#1' among the passages"
+    assert error(folder) == f"dataset '{name}': duplicate id '7#1' among the passages"
     shard.write_bytes(zipped(DOCS[2:]))
     file(folder, "sw", "topics").write_bytes(b"1\t \n2\tMlima gani?\n")
     assert error(folder) == f"{name}: query '1' is empty"

@@ -1,5 +1,6 @@
 """mteb runs a jaxir model: the figures and rankings of our own search, on a task made here."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxir import Retriever
+from jaxir import ModelSettings, Retriever
 
 mteb = pytest.importorskip("mteb", reason="needs the extra `mteb`", exc_type=ImportError)
 datasets = pytest.importorskip("datasets", reason="needs the extra `mteb`")
@@ -20,7 +21,7 @@ from mteb.types import PromptType  # noqa: E402
 from jaxir.mteb import MtebEncoder  # noqa: E402
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
-PREFIXES = {"query_prefix": "a ", "passage_prefix": "b c "}
+PREFIXES = ModelSettings(query_prefix="a ", passage_prefix="b c ")
 # of mteb and what it uses; ours stay errors
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -68,7 +69,7 @@ class LettersRetrieval(AbsTaskRetrieval):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return MtebEncoder(MODEL, **PREFIXES)
+    return MtebEncoder(MODEL, settings=PREFIXES)
 
 
 def encode(encoder, batches, prompt_type=None):
@@ -89,7 +90,7 @@ def test_figures_and_rankings_are_those_of_our_search(encoder, tmp_path):
     (scores,) = found[0].scores["test"]
     (file,) = tmp_path.rglob("*.json")
     ranked = json.loads(file.read_text())["default"]["test"]
-    retriever = Retriever.load(MODEL, **PREFIXES)
+    retriever = Retriever.load(MODEL, PREFIXES)
     index = retriever.index(PASSAGES, ids=[f"p{n}" for n in range(len(PASSAGES))])
     gains = []
     for number, results in enumerate(index.search(QUERIES, k=len(PASSAGES))):
@@ -106,7 +107,7 @@ def test_figures_and_rankings_are_those_of_our_search(encoder, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*texts are empty")
 def test_sides_batches_and_empty_texts(encoder):
-    retriever = Retriever.load(MODEL, **PREFIXES)
+    retriever = Retriever.load(MODEL, PREFIXES)
     batches = [PASSAGES[:7], PASSAGES[7:9], PASSAGES[9:]]
     as_queries = retriever.encode_queries(PASSAGES)
     as_passages = retriever.encode_passages(PASSAGES)
@@ -117,7 +118,10 @@ def test_sides_batches_and_empty_texts(encoder):
     ):
         found = encode(encoder, batches, prompt_type)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    for without in (encoder, MtebEncoder(MODEL, query_prefix="", passage_prefix="")):
+    for without in (
+        encoder,
+        MtebEncoder(MODEL, settings=ModelSettings(query_prefix="", passage_prefix="")),
+    ):
         for prompt_type in (*PromptType, None):
             found = encode(without, [["", "  ", "\ud800", "a"], [""]], prompt_type)
             assert found.shape == (5, retriever.width)
@@ -130,15 +134,19 @@ def test_what_mteb_is_told_of_the_model(encoder, tmp_path):
     described = encoder.mteb_model_meta
     assert described.name == "jaxir/labse"
     assert described.framework == ["JAX"]
-    retriever = Retriever.load(MODEL, **PREFIXES)
+    retriever = Retriever.load(MODEL, PREFIXES)
     assert described.embed_dim == retriever.width
     assert described.n_parameters > 0
     # what embeds alike has one revision, wherever it lies, and nothing else has
     copy = shutil.copytree(MODEL, tmp_path / "copy")
-    same = [MtebEncoder(retriever), MtebEncoder(copy, **PREFIXES)]
+    same = [MtebEncoder(retriever), MtebEncoder(copy, settings=PREFIXES)]
     assert {one.mteb_model_meta.revision for one in same} == {described.revision}
-    others = [{}, PREFIXES | {"max_query_tokens": 5}, PREFIXES | {"compute_dtype": "bfloat16"}]
-    revisions = {MtebEncoder(MODEL, **other).mteb_model_meta.revision for other in others}
+    others = [
+        ModelSettings(),
+        dataclasses.replace(PREFIXES, max_query_tokens=5),
+        dataclasses.replace(PREFIXES, compute_dtype="bfloat16"),
+    ]
+    revisions = {MtebEncoder(MODEL, settings=other).mteb_model_meta.revision for other in others}
     assert len(revisions | {described.revision}) == 4
     assert MtebEncoder(MODEL, "mine").mteb_model_meta.revision == "mine"
     elsewhere = Retriever(retriever.model, "intfloat/multilingual-e5-base")

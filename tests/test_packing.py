@@ -5,6 +5,7 @@ import pytest
 
 from jaxir.data.batch import BatchLayout, texts_per_row
 from jaxir.data.packing import (
+    MAX_ROW_COUNTS,
     enough_rows,
     pack,
     pack_batch,
@@ -108,7 +109,7 @@ def test_any_batch_fits_the_last_count():
 def test_counts_are_few_and_hold_the_sample():
     needed = np.random.default_rng(0).integers(400, 800, 64)
     counts = row_counts(needed.tolist(), 1280, 8)
-    assert len(counts) == MOST_COUNTS
+    assert len(counts) == MAX_ROW_COUNTS
     assert list(counts) == sorted(set(counts))
     assert all(count % 8 == 0 for count in counts)
     assert counts[-1] >= 1280

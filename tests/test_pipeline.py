@@ -63,7 +63,7 @@ def test_a_batch_holds_the_texts_of_its_rows(loader):
                         "input_ids"
                     ]
                 )
-                for i in collection.negatives_of(group, language)
+                for i in collection.hard_negatives_of(group, language)
             }
             drawn_negatives = [
                 tuple(ids[:n]) for ids, n in zip(passages[row, 1:], lengths[row, 1:]) if n

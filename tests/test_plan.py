@@ -12,14 +12,10 @@ from jaxir.config import Config, EncoderConfig, ModelConfig, ScaleConfig
 from jaxir.errors import UserError
 from jaxir.plan import __main__ as plan
 from jaxir.plan.chips import find_slice, slices
-from jaxir.plan.compiling import (
-    StepCost,
-    abstract_batch,
-    memory_of_refusal,
-    read_program,
-    roofline,
-)
-from jaxir.plan.report import ways_to_fit
+from jaxir.plan.compiling import abstract_batch, bytes_needed
+from jaxir.plan.largest_batch import memory_savings
+from jaxir.plan.program import read_program
+from jaxir.plan.roofline import StepCost, roofline
 from jaxir.runtime.mesh import AXES
 
 PROGRAM = """
@@ -116,7 +112,7 @@ def test_of_a_stack_of_layers_only_a_slice_is_read_or_written():
     ],
 )
 def test_a_refusal_says_how_much_was_needed(message, needed):
-    assert memory_of_refusal(message) == needed
+    assert bytes_needed(message) == needed
 
 
 def test_the_slowest_resource_bounds_the_step():
@@ -130,16 +126,16 @@ def test_the_slowest_resource_bounds_the_step():
 
 
 def test_ways_to_fit_add_one_thing_after_the_other():
-    ways = dict(ways_to_fit(Config(scale=ScaleConfig(fsdp=True))))
+    ways = dict(memory_savings(Config(scale=ScaleConfig(fsdp=True))))
     assert list(ways) == [
-        "as it is",
-        "remat of all but products",
-        "remat of whole layers",
-        "gradient caching, 64 texts at once",
+        "as configured",
+        "rematerialize all but matmuls",
+        "rematerialize whole layers",
+        "gradient caching in chunks of 64 texts",
     ]
-    last = ways["gradient caching, 64 texts at once"]
+    last = ways["gradient caching in chunks of 64 texts"]
     assert (last.model.remat, last.scale.grad_cache_chunk) == ("layers", 64)
-    assert ways["as it is"].model.remat == "none"
+    assert ways["as configured"].model.remat == "none"
 
 
 # ml_collections loads config files so
@@ -161,7 +157,7 @@ def test_mistakes_are_one_line(arguments, message):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2"])
 def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
-    from jaxir.plan.compiling import plan as plan_step
+    from jaxir.plan.compiling import plan_step
     from jaxir.plan.report import report_plan
 
     encoder = EncoderConfig(
@@ -180,8 +176,8 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
     report = json.loads((tmp_path / "plan.json").read_text())
     cost = report["per chip and step"]
     assert cost["fits"]
-    assert 0 < cost["arguments"] < cost["memory"] < 1e9
-    assert cost["flops"] == cost["useful_flops"] > 1e8
+    assert 0 < cost["argument_bytes"] < cost["peak_bytes"] < 1e9
+    assert cost["flops"] == cost["model_flops"] > 1e8
     # chunks do not make more messages: gradients are summed after all of them
     cached = dataclasses.replace(config, scale=ScaleConfig(grad_cache_chunk=4))
     place = find_slice(topology)
@@ -190,7 +186,7 @@ def test_the_real_step_compiles_for_a_slice(topology, tmp_path):
     gradients = "all-reduce, parameters and gradients"
     assert ours[gradients] == theirs[gradients] > 0
     assert all(size <= theirs[name] for name, size in ours.items())
-    assert again.flops > again.useful_flops == cost["flops"]
+    assert again.flops > again.model_flops == cost["flops"]
     # and from its own JSON
     stored = set(tmp_path.glob("*.json"))
     assert plan_step(cached, place, tmp_path) == again
@@ -203,9 +199,9 @@ def test_planned_batches_have_the_arrays_of_real_ones(packed):
     config.model.packed_length *= packed
     mesh = jax.make_mesh((1, 8), AXES)
     # MLQA's mean, of which the batches are made
-    planned = abstract_batch(config, mesh, tokens_a_pair=182)
+    planned = abstract_batch(config, mesh, tokens_per_pair=182)
     config.model.packed_length = 256
-    real = workloads.made_up_batches(config, 8)[packed][0]
+    real = workloads.synthetic_batches(config, 8)[packed][0]
     assert planned.keys() == real.keys()
     for name, array in real.items():
         assert planned[name].shape[1:] == array.shape[1:], name

@@ -12,16 +12,16 @@ import pytest
 from jaxir.config import Config, Shares, SweepConfig
 from jaxir.data.interleaving import integer_shares
 from jaxir.errors import UserError
-from jaxir.sweep.points import KINDS, config_of, points, runs
+from jaxir.sweep.mixtures import KINDS, config_of, mixtures, runs
 
 
 def _by_name(**fields):
-    return {point.name: point.shares for point in points(SweepConfig(**fields))}
+    return {point.name: point.shares for point in mixtures(SweepConfig(**fields))}
 
 
 @pytest.mark.parametrize(("step", "count"), [(1, 3), (0.5, 6), (0.25, 15), (1 / 3, 10), (0.1, 66)])
 def test_a_grid_has_every_share_once(step, count):
-    found = points(SweepConfig(step=step))
+    found = mixtures(SweepConfig(step=step))
     parts = round(1 / step)
     whole = {tuple(round(x * parts, 9) for x in point.shares) for point in found}
     assert len(found) == len(whole) == count
@@ -43,7 +43,7 @@ def test_points_that_coincide_are_one_under_the_name_that_reads_best():
 
 
 def test_thirds_are_exact_and_uniform_is_on_a_grid_of_thirds():
-    found = points(SweepConfig(step=1 / 3, named=("uniform",)))
+    found = mixtures(SweepConfig(step=1 / 3, named=("uniform",)))
     assert len(found) == 10
     for point in found:
         assert integer_shares(point.shares).sum() in (1, 3)
@@ -77,13 +77,13 @@ def test_a_sweep_reads_back_from_json():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "config.sweep has no points"),
+        ({}, "config.sweep has no mixtures"),
         ({"step": 0.3}, r"config.sweep.step = 0.3: must divide 1"),
         ({"step": -0.5}, r"config.sweep.step = -0.5: must divide 1"),
         ({"step": 1e-6}, r"config.sweep.step = 1e-06: must divide 1 and be at least 0.01"),
         ({"step": float("nan")}, "config.sweep.step = nan"),
         ({"step": 2.0}, "config.sweep.step = 2: must divide 1"),
-        ({"named": ("X-Z",)}, "'X-Z' is no point; there are X-X, X-Y, .*uniform"),
+        ({"named": ("X-Z",)}, "'X-Z' is no mixture; the names are X-X, X-Y, .*uniform"),
         ({"named": ("X-X",), "kinds": ("english",)}, "config.sweep.kinds = .*must be three of"),
         (
             {"named": ("X-X",), "kinds": ("english", "cross_lingual", "multilingual")},
@@ -91,19 +91,19 @@ def test_a_sweep_reads_back_from_json():
         ),
         (
             {"shares": {"a": Shares(0.5, 0, 0.5, 0, 0.25)}},
-            r"shares\['a'\].english = 0.25: outside the simplex of config.sweep.kinds",
+            r"shares\['a'\].english = 0.25: not one of config.sweep.kinds",
         ),
-        ({"shares": {"a/b": Shares()}}, r"shares\['a/b'\]: a name"),
-        ({"shares": {"..": Shares()}}, r"shares\['..'\]: a name"),
+        ({"shares": {"a/b": Shares()}}, r"shares\['a/b'\]: the name"),
+        ({"shares": {"..": Shares()}}, r"shares\['..'\]: the name"),
         (
             {"named": ("hybrid",), "shares": {"hybrid": Shares(1, 0, 0)}},
-            "two points with different shares are called 'hybrid'",
+            "two mixtures with different shares are called 'hybrid'",
         ),
     ],
 )
 def test_a_mistake_is_one_line(fields, message):
     with pytest.raises(UserError, match=message) as error:
-        points(SweepConfig(**fields))
+        mixtures(SweepConfig(**fields))
     assert "\n" not in str(error.value)
 
 
@@ -113,12 +113,12 @@ def test_shares_that_are_none_are_refused_with_the_config(shares):
         Config(sweep=SweepConfig(shares={"a": shares})).validate()
 
 
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("command", ["train", "sweep.__main__"])
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("step=0.3", "config.sweep.step = 0.3: must divide 1"),
-        ("named=('X-Z',)", "'X-Z' is no point"),
+        ("named=('X-Z',)", "'X-Z' is no mixture"),
         ("seeds=0", "config.sweep.seeds = 0: must be positive"),
     ],
 )
@@ -143,5 +143,5 @@ def test_a_config_without_points_is_no_sweep(tmp_path):
     command = [sys.executable, "-m", "jaxir.sweep", "--config", "xquad_r_small.py"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 2
-    assert re.fullmatch(r"error: config\.sweep has no points.*\n", answer.stderr)
+    assert re.fullmatch(r"error: config\.sweep has no mixtures.*\n", answer.stderr)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,6 @@ from jaxir.runtime import processes
 
 STEPS = 24
 DEVICES = 4
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 class Run:
@@ -29,7 +29,8 @@ class Run:
     def __init__(self, config: Path, workdir: Path, count: int, *arguments: str):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        flags = f"{FLAGS} --xla_force_host_platform_device_count={DEVICES // count}"
+        devices = f"device_count={DEVICES // count} "
+        flags = re.sub(r"device_count=\d+ ", devices, os.environ["XLA_FLAGS"])
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         self.logs = [workdir.parent / f"{workdir.name}.{i}-of-{count}.log" for i in range(count)]
         self.processes = []
@@ -55,11 +56,11 @@ class Run:
             process.kill()
             process.wait()
 
-    def wait(self, seconds: float = 240) -> list[int]:
+    def wait(self, seconds: float = 900) -> list[int]:
         deadline = time.monotonic() + seconds
         return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
 
-    def wait_for(self, path: Path, seconds: float = 120) -> None:
+    def wait_for(self, path: Path, seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not path.exists():
             assert time.monotonic() < deadline, self.text()
@@ -125,7 +126,7 @@ def test_stopped_with_four_goes_on_with_two(config, whole, tmp_path):
     with Run(config, workdir, 4) as run:
         run.wait_for(workdir / "checkpoints" / "5" / "manifest.json")
         run.processes[2].send_signal(signal.SIGTERM)  # any of them
-        assert run.wait(120) == [processes.SIGTERM_STATUS] * 4, run.text()
+        assert run.wait() == [processes.SIGTERM_STATUS] * 4, run.text()
     said = [line for line in run.text().splitlines() if "and saved" in line]
     assert len(set(said)) == 1  # the same step on all
     assert len(said) == 4
@@ -143,9 +144,8 @@ def test_a_dead_host_ends_the_others_in_time(config, whole, tmp_path, victim, wa
     with Run(config, workdir, 2, "--config.steps=100000") as run:
         run.wait_for(workdir / "checkpoints" / "5" / "manifest.json")
         run.processes[victim].send_signal(way)
-        began = time.monotonic()
-        status = run.processes[1 - victim].wait(60)
-        assert time.monotonic() - began < 45  # --dead_after 10
+        # --dead_after 10; without it JAX takes a hundred seconds
+        status = run.processes[1 - victim].wait(90)
         assert status not in (0, processes.SIGTERM_STATUS)
         said = run.logs[1 - victim].read_text()
     assert "because another process ended" in said or "another task died" in said
@@ -205,5 +205,5 @@ def test_processes_change_nothing_of_albef(tmp_path):
     with Run(config, two, 2, *losses) as run:
         assert run.wait() == [0, 0], run.text()
     assert_same_to_1e_5(one, two, steps)
-    ours, theirs = (json.loads((x / "results.json").read_text())["tasks"] for x in (one, two))
+    ours, theirs = (json.loads((x / "results.json").read_text())["datasets"] for x in (one, two))
     assert ours == theirs

@@ -12,7 +12,7 @@ from jaxir.evaluation.ranks import (
     CHUNK,
     QUERIES_PER_DEVICE,
     count_ranked_above,
-    passages_above_by_scores,
+    count_ranked_above_by_scores,
     ranks_in_pool,
     ranks_within_language,
 )
@@ -90,7 +90,7 @@ def test_scores_computed_elsewhere_count_alike(task):
         blocks.append(block)
         return queries[block] @ passages.T
 
-    above = passages_above_by_scores(score, dataset)
+    above = count_ranked_above_by_scores(score, dataset)
 
     np.testing.assert_array_equal(above, count_ranked_above(queries, passages, dataset))
     assert np.concatenate([np.arange(QUERIES)[block] for block in blocks]).tolist() == list(
@@ -157,7 +157,7 @@ def test_unusable_embeddings_are_named(task):
         ({"languages": ("en", "th")}, "not in languages"),
         ({"relevant": np.zeros((2, 1), int)}, r"relevant has shape \(2, 1\)"),
         ({"relevant": np.full((QUERIES, 1), 1000)}, "outside the"),
-        ({"relevant": np.zeros((QUERIES, 2), int)}, "query '0' names the same right answer twice"),
+        ({"relevant": np.zeros((QUERIES, 2), int)}, "query '0' names a relevant passage twice"),
         ({"passages": [], "passage_ids": [], "passage_language": np.zeros(0, int)}, "no passages"),
     ],
 )

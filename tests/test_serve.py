@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -26,21 +27,24 @@ from jaxir import Retriever
 from jaxir.errors import UserError
 from jaxir.serve import __main__ as serve
 from jaxir.serve import connections
-from jaxir.serve.batching import Batcher, Overloaded
-from jaxir.serve.engine import Encode, Engine, Search
+from jaxir.serve.batching import Batcher, QueueFull
+from jaxir.serve.engine import EncodeRequest, Engine, SearchRequest
 from jaxir.serve.requests import Limits
 
 MODEL = Path(__file__).parent / "fixtures" / "labse"
 LANGUAGES = ("ar", "de", "")
 LIMITS = Limits(
     body_bytes=4_096,
-    body_seconds=0.5,
+    body_seconds=300,
+    answer_seconds=300,
     texts=4,
     characters=200,
     results=20,
     requests=40,
     connections=100,
 )
+
+TIMEOUT = 600  # of what hangs; a machine may be slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* and were cut there")
 
@@ -66,20 +70,26 @@ def serving(engine, limits=LIMITS, hosts=()):
             yield listener.getsockname()
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(TIMEOUT)
 
 
 @pytest.fixture(scope="module")
 def address(engine):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "HEADER_SECONDS", 0.5)
-        with serving(engine) as address:
-            yield address
+    with serving(engine) as address:
+        yield address
+
+
+@pytest.fixture
+def impatient_address(engine, monkeypatch):
+    """A server that waits for half a second for what has to come."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    with serving(engine, dataclasses.replace(LIMITS, body_seconds=0.5)) as address:
+        yield address
 
 
 def ask(address, path, body=None, method="POST", headers=None):
     """Status, JSON and headers of an answer."""
-    connection = http.client.HTTPConnection(*address, timeout=30)
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT)
     if not isinstance(body, bytes | None):
         body = json.dumps(body).encode()
     given = {"content-type": "application/json"} | (headers or {})
@@ -90,9 +100,9 @@ def ask(address, path, body=None, method="POST", headers=None):
         return response.status, json.loads(content) if "json" in kind else content, response.headers
 
 
-def send(address, data, seconds=10.0):
+def send(address, data):
     """Bytes that come back for bytes, until the server hangs up."""
-    with socket.create_connection(address, timeout=seconds) as connection:
+    with socket.create_connection(address, timeout=TIMEOUT) as connection:
         connection.sendall(data)
         received = b""
         while part := connection.recv(65_536):
@@ -164,13 +174,13 @@ def test_health_page_and_description(address):
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
-        ("/search", b"", 400, "no JSON: Expecting value, line 1, column 1"),
-        ("/search", b'{"query": "a"', 400, "no JSON"),
+        ("/search", b"", 400, "not valid JSON: Expecting value, line 1, column 1"),
+        ("/search", b'{"query": "a"', 400, "not valid JSON"),
         ("/search", b'{"query": "\xff"}', 400, "not UTF-8: byte 11"),
-        ("/search", b'{"query": "a", "k": NaN}', 400, "NaN is no JSON"),
+        ("/search", b'{"query": "a", "k": NaN}', 400, "NaN is not valid JSON"),
         ("/search", b'{"query": "a", "k": ' + b"1" * 4_050 + b"}", 422, "k: must be from 1 to 20"),
-        ("/search", b"[" * 4_000, 400, "nested too deep|no JSON"),
-        ("/search", b'\xef\xbb\xbf{"query": "a"}', 400, "no JSON"),
+        ("/search", b"[" * 4_000, 400, "nested too deeply|not valid JSON"),
+        ("/search", b'\xef\xbb\xbf{"query": "a"}', 400, "not valid JSON"),
         ("/search", [], 422, "the body is a list; it must be an object"),
         ("/search", {}, 422, "query: is missing"),
         ("/search", {"query": 1}, 422, "query: is a number; it must be a string"),
@@ -181,23 +191,23 @@ def test_health_page_and_description(address):
         ("/search", {"query": "a" * 5_000}, 413, "the body is over 4,096 bytes"),
         ("/search", {"query": "a", "k": 0}, 422, "k: must be from 1 to 20"),
         ("/search", {"query": "a", "k": 21}, 422, "k: must be from 1 to 20"),
-        ("/search", {"query": "a", "k": True}, 422, "k: is true or false"),
-        ("/search", {"query": "a", "k": 1.0}, 422, "k: is a number; it must be a whole number"),
+        ("/search", {"query": "a", "k": True}, 422, "k: is a boolean"),
+        ("/search", {"query": "a", "k": 1.0}, 422, "k: is a number; it must be an integer"),
         ("/search", {"query": "a", "language": ["de"]}, 422, "language: is a list"),
         (
             "/search",
             {"query": "a", "language": "fr"},
             422,
-            "no passage has 'fr'; known are: ar, de",
+            "no passage is in 'fr'; the index has: ar, de",
         ),
         (
             "/search",
             {"query": "a", "n": 1},
             422,
-            "'n': no such field; there are query, k, language",
+            "'n': unknown field; the fields are query, k, language",
         ),
-        ("/encode", {"texts": []}, 422, "texts: are 0; from 1 to 4 are allowed"),
-        ("/encode", {"texts": ["a"] * 5}, 422, "texts: are 5"),
+        ("/encode", {"texts": []}, 422, "texts: has 0 texts; must have from 1 to 4"),
+        ("/encode", {"texts": ["a"] * 5}, 422, "texts: has 5 texts"),
         ("/encode", {"texts": "a"}, 422, "texts: is a string; it must be a list"),
         ("/encode", {"texts": ["a", {}]}, 422, r"texts\[1\]: is an object"),
         ("/encode", {"texts": ["a"], "kind": []}, 422, "kind: must be"),
@@ -222,26 +232,26 @@ def test_a_form_of_another_site_is_refused(address):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
+    "text",
     [
-        (b"GET / HTTP/1.1\r\nHo", 0.4),
-        (b"", 0.4),
-        (b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-         b"content-length: 90\r\n\r\n{", 0.4),
+        b"GET / HTTP/1.1\r\nHo",
+        b"",
+        b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: 90\r\n\r\n{",
     ],
     ids=["headers", "nothing", "body"],
 )  # fmt: skip
-def test_who_sends_slowly_is_told_so(address, text, seconds):
+def test_who_sends_slowly_is_told_so(impatient_address, text):
     began = time.monotonic()
-    received = send(address, text)
-    assert seconds < time.monotonic() - began < 5
+    received = send(impatient_address, text)
+    assert time.monotonic() - began > 0.4
     head, body = received.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 408 ")
     assert "within 0.5 seconds" in json.loads(body)["error"]
 
 
-def test_a_trickle_of_headers_on_a_used_connection_ends_too(address):
-    with socket.create_connection(address, timeout=10) as connection:
+def test_a_trickle_of_headers_on_a_used_connection_ends_too(impatient_address):
+    with socket.create_connection(impatient_address, timeout=TIMEOUT) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /hea")
@@ -293,7 +303,7 @@ def test_who_does_not_read_the_answers_keeps_nobody_waiting(engine, monkeypatch)
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 for _ in range(2_000):
                     deaf.send(page * 20)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + TIMEOUT
         while ask(address, "/health", method="GET")[0] == 503:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -307,7 +317,7 @@ def test_a_body_without_end_is_cut_off(address):
     piece = b"1000\r\n" + b"a" * 4_096 + b"\r\n"
     assert send(address, head + piece * 3 + b"0\r\n\r\n").startswith(b"HTTP/1.1 413 ")
     with (
-        socket.create_connection(address, timeout=10) as connection,
+        socket.create_connection(address, timeout=TIMEOUT) as connection,
         contextlib.suppress(ConnectionError),
     ):
         connection.sendall(head)
@@ -335,7 +345,7 @@ class Slow:
         self.go, self.broken = threading.Event(), False
 
     def answer(self, batch):
-        assert self.go.wait(30)
+        assert self.go.wait(TIMEOUT)
         if self.broken:
             raise ZeroDivisionError
         return [np.zeros((len(work.texts), 2)) for work in batch]
@@ -343,10 +353,10 @@ class Slow:
 
 def test_too_many_at_a_time_are_told_to_come_later(engine):
     slow = Slow(engine)
-    limits = Limits(requests=4, connections=20)
+    limits = Limits(requests=4, connections=20, answer_seconds=TIMEOUT)
     with serving(slow, limits) as address, ThreadPoolExecutor(12) as clients:
         asked = [clients.submit(ask, address, "/encode", {"texts": ["a"]}) for _ in range(12)]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + TIMEOUT
         while sum(one.done() for one in asked) < 8 and time.monotonic() < deadline:
             time.sleep(0.01)
         slow.go.set()
@@ -361,8 +371,8 @@ def test_too_many_at_a_time_are_told_to_come_later(engine):
 def test_too_many_connections_are_told_to_come_later(engine):
     with serving(engine, Limits(connections=3)) as address, contextlib.ExitStack() as stack:
         for _ in range(3):
+            # the server takes them in the order in which they come
             stack.enter_context(socket.create_connection(address))
-        time.sleep(0.2)
         received = send(address, b"")
         assert received.startswith(b"HTTP/1.1 503 ")
         assert b"too many connections" in received
@@ -375,6 +385,7 @@ def test_no_answer_in_time_and_an_error_of_ours(engine, caplog):
         assert (status, answer["error"]) == (503, "no answer within 0.2 seconds")
         slow.broken = True
         slow.go.set()
+    with serving(slow, LIMITS) as address:
         status, answer, _ = ask(address, "/encode", {"texts": ["a"]})
         assert status == 500
         assert "ZeroDivisionError" not in answer["error"]
@@ -392,12 +403,12 @@ def test_a_batch_answers_each_and_one_mistake_is_nobody_elses():
         return [work.texts[0].upper() for work in batch]
 
     async def run():
-        batcher = Batcher(answer, batch_texts=4, waiting_texts=9)
-        works = [Encode((text,), "query") for text in ("a", "bad", "b", "c", "d")]
+        batcher = Batcher(answer, max_batch_texts=4, max_queued_texts=9)
+        works = [EncodeRequest((text,), "query") for text in ("a", "bad", "b", "c", "d")]
         tasks = [asyncio.create_task(batcher.submit(work)) for work in works]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            await batcher.submit(Encode(("e",) * 5, "query"))
+        with pytest.raises(QueueFull):
+            await batcher.submit(EncodeRequest(("e",) * 5, "query"))
         tasks[4].cancel()
         async with batcher.running():
             return await asyncio.gather(*tasks, return_exceptions=True)
@@ -423,8 +434,10 @@ def test_nothing_is_compiled_once_the_server_is_warm(engine):
         for size in (1, 2, 5, 8, 9, 20, 32):
             for language in (None, *LANGUAGES[:2]):
                 queries = [" ".join(rng.choices("abcd", k=rng.randint(1, 30))) for _ in range(size)]
-                works = [Search((query,), rng.choice((3, 10, 40)), language) for query in queries]
-                engine.answer([*works, Encode(tuple(queries), "passage")])
+                works = [
+                    SearchRequest((query,), rng.choice((3, 10, 40)), language) for query in queries
+                ]
+                engine.answer([*works, EncodeRequest(tuple(queries), "passage")])
         assert not compiled
     finally:
         jax.monitoring.clear_event_listeners()
@@ -448,7 +461,7 @@ def test_the_command_serves_until_a_signal(folder):
             assert status == 200
             assert len(answer["results"]) == 10
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(TIMEOUT) == 130
         finally:
             process.kill()
 
@@ -477,10 +490,10 @@ def test_names_by_which_it_may_be_called():
         assert serve.allowed_hosts("0.0.0.0", listener) == ()
 
 
-def test_help_is_quick():
-    began = time.monotonic()
-    run = subprocess.run(
-        [sys.executable, "-m", "jaxir.serve", "--help"], capture_output=True, text=True, check=True
+def test_help_imports_nothing_that_is_slow():
+    code = (
+        "import sys; from jaxir.serve.__main__ import main\nmain(['serve', '--help'])\n"
+        "assert not {'jax', 'tensorflow', 'transformers', 'uvicorn'} & set(sys.modules)"
     )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--allowed_hosts" in run.stdout
-    assert time.monotonic() - began < 5

@@ -21,13 +21,13 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from jaxir import Retriever
+from jaxir import ModelSettings, Retriever
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.models.dual_encoder import init_params
 from jaxir.models.trained import TrainedModel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timed
 PASSAGES, CONNECTIONS, SECONDS, RATE = 13_014, 32, 10, 200
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 LETTERS = {"ar": "ابتثجحخد", "el": "αβγδεζηθ", "hi": "कखगघचछजझ", "ru": "абвгдежз", "th": "กขคงจฉชซ"}
@@ -60,7 +60,9 @@ def write_index(folder: Path) -> tuple[Path, Path, list[str]]:
     from jaxir.training.trained import write_export
 
     write_export(folder / "model", model, None, None)
-    retriever = Retriever.load(folder / "model", max_query_tokens=32, max_passage_tokens=64)
+    retriever = Retriever.load(
+        folder / "model", ModelSettings(max_query_tokens=32, max_passage_tokens=64)
+    )
     retriever.index(texts, languages=languages).save(folder / "index")
     queries = [" ".join(text.split()[:6]) for text in texts[: 11 * 100]]
     return folder / "model", folder / "index", queries
@@ -70,7 +72,8 @@ def write_index(folder: Path) -> tuple[Path, Path, list[str]]:
 def server(tmp_path_factory):
     """Port of a server in a process of its own, its process, and queries."""
     model, index, queries = write_index(tmp_path_factory.mktemp("served"))
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    of_tests = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    environment = {key: value for key, value in os.environ.items() if key not in of_tests}
     command = [sys.executable, "-m", "jaxir.serve", "--model", model, "--index", index]
     command += ["--port", "0", "--max_query_tokens", "32", "--max_passage_tokens", "64"]
     began = time.perf_counter()

@@ -29,7 +29,7 @@ def values():
 
 
 def test_interval_equals_scipys_percentile_bootstrap(values):
-    ours = confidence_intervals(make_values(values).totals(), 20_000)["multilingual/map"]
+    ours = confidence_intervals(make_values(values).metric_sums(), 20_000)["multilingual/map"]
     theirs = scipy.stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=1
     ).confidence_interval
@@ -39,30 +39,30 @@ def test_interval_equals_scipys_percentile_bootstrap(values):
 
 def test_queries_of_a_question_are_drawn_together(values):
     """Ten copies of each question say no more than one, where they are known to be copies."""
-    alone = confidence_intervals(make_values(values).totals(), 2_000)["multilingual/map"]
+    alone = confidence_intervals(make_values(values).metric_sums(), 2_000)["multilingual/map"]
     copies, question = np.tile(values, 10), np.tile(np.arange(QUERIES), 10)
-    together = confidence_intervals(make_values(copies, question=question).totals(), 2_000)
+    together = confidence_intervals(make_values(copies, question=question).metric_sums(), 2_000)
     np.testing.assert_allclose(together["multilingual/map"], alone)
-    apart = confidence_intervals(make_values(copies).totals(), 2_000)["multilingual/map"]
+    apart = confidence_intervals(make_values(copies).metric_sums(), 2_000)["multilingual/map"]
     assert apart[1] - apart[0] < 0.5 * (alone[1] - alone[0])
 
 
 def test_every_setting_has_its_interval(values):
     every = ("monolingual", "cross_lingual", "multilingual")
-    totals = make_values(values, languages=3, settings=every).totals()
+    totals = make_values(values, languages=3, settings=every).metric_sums()
     intervals = confidence_intervals(totals, 200)
     assert set(intervals) == {f"{setting}/map" for setting in every}
     for name, (low, high) in intervals.items():
-        assert low < totals[name].figure() < high
+        assert low < totals[name].mean() < high
 
 
 def test_unknown_values_count_nowhere(values):
     gaps = values.copy()
     gaps[::3] = np.nan
-    known = confidence_intervals(make_values(gaps[~np.isnan(gaps)]).totals(), 5_000)
-    found = confidence_intervals(make_values(gaps).totals(), 5_000)
+    known = confidence_intervals(make_values(gaps[~np.isnan(gaps)]).metric_sums(), 5_000)
+    found = confidence_intervals(make_values(gaps).metric_sums(), 5_000)
     np.testing.assert_allclose(found["multilingual/map"], known["multilingual/map"], atol=0.02)
-    nothing = confidence_intervals(make_values(np.full(4, np.nan)).totals(), 10)
+    nothing = confidence_intervals(make_values(np.full(4, np.nan)).metric_sums(), 10)
     assert np.isnan(nothing["multilingual/map"]).all()
 
 

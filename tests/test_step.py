@@ -1,6 +1,7 @@
 """The step: the same on one device and on eight, learning, and differing where it should."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def _on(devices, function):
         return jax.device_get(function(mesh))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_one_device_and_eight_have_one_loss_and_gradient(dropout):
     config = _config(dropout=dropout, loss=LossConfig(learned_temperature=True, matryoshka=(4,)))
 
@@ -93,30 +94,35 @@ def _gradient(config, dropout, devices=8, replicas=1):
         return float(loss), jax.device_get(replicate(gradient, mesh)), state
 
 
+@functools.cache
+def _plain_gradient(devices=8):
+    """What each variant of the step is held against."""
+    return _gradient(_config(dropout=0.2), 0.2, devices)
+
+
 def _assert_same(one, other):
     assert one[0] == pytest.approx(other[0], abs=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[1], other[1])
 
 
-@pytest.mark.parametrize(("devices", "grad_cache_chunk"), [(1, 4), (8, 1)])
+@pytest.mark.parametrize(
+    ("devices", "grad_cache_chunk"), [pytest.param(1, 4, marks=pytest.mark.slow), (8, 1)]
+)
 def test_gradient_caching_changes_nothing(devices, grad_cache_chunk):
-    plain = _gradient(_config(dropout=0.2), 0.2, devices)
     config = _config(dropout=0.2, scale=ScaleConfig(grad_cache_chunk=grad_cache_chunk))
-    _assert_same(_gradient(config, 0.2, devices), plain)
+    _assert_same(_gradient(config, 0.2, devices), _plain_gradient(devices))
 
 
-@pytest.mark.parametrize("remat", ["products", "layers"])
+@pytest.mark.parametrize("remat", [pytest.param("products", marks=pytest.mark.slow), "layers"])
 def test_remat_changes_nothing(remat):
     config = _config(dropout=0.2)
-    plain = _gradient(config, 0.2)
     config.model.remat = remat
-    _assert_same(_gradient(config, 0.2), plain)
+    _assert_same(_gradient(config, 0.2), _plain_gradient())
 
 
 def test_fsdp_changes_nothing_but_where_things_stand(monkeypatch):
-    replicas = 2
+    replicas, plain = 2, _plain_gradient()
     monkeypatch.setattr(mesh_module, "SPLIT_FROM", 1)
-    plain = _gradient(_config(dropout=0.2), 0.2)
     config = _config(
         dropout=0.2, scale=ScaleConfig(fsdp=True, replicas=replicas, grad_cache_chunk=1)
     )
@@ -132,6 +138,7 @@ def test_fsdp_changes_nothing_but_where_things_stand(monkeypatch):
     assert table.addressable_shards[0].data.size == table.size * replicas / 8
 
 
+@pytest.mark.slow
 def test_steps_with_everything_on_learn_like_plain_ones(monkeypatch):
     monkeypatch.setattr(mesh_module, "SPLIT_FROM", 1)
 

@@ -8,12 +8,12 @@ from pretend_sweep import grid_config, quadratic, write_sweep
 
 from jaxir.config import SweepConfig
 from jaxir.evaluation.comparison import BIAS, QUALITY
-from jaxir.sweep.points import points
-from jaxir.sweep.results import read_study
-from jaxir.sweep.surface import fit, highest, simplex, terms
+from jaxir.sweep.mixtures import mixtures
+from jaxir.sweep.response_surface import best_shares, fit, simplex, terms
+from jaxir.sweep.study import read_study
 from jaxir.sweep.tradeoff import means, pareto_front, trade_off
 
-GRID = np.array([point.shares for point in points(SweepConfig(step=0.25))])
+GRID = np.array([point.shares for point in mixtures(SweepConfig(step=0.25))])
 
 
 def _noisy(seeds=3, spread=0.02, seed=0, curve=1.0):
@@ -31,14 +31,14 @@ def test_the_quadratic_is_the_one_that_best_follows_the_points():
     expected = np.linalg.solve(design.T @ design, design.T @ figures)
     np.testing.assert_allclose(found.coefficients, expected, rtol=1e-9)
     left = figures - design @ expected
-    assert found.deviation == pytest.approx(np.sqrt((left**2).sum() / (len(figures) - 6)))
+    assert found.residual_std == pytest.approx(np.sqrt((left**2).sum() / (len(figures) - 6)))
     # with a constant, two linear and three quadratic terms of the first two shares
     a, b = shares[:, 0], shares[:, 1]
     other = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=1)
     residual = figures - other @ np.linalg.lstsq(other, figures, rcond=None)[0]
     np.testing.assert_allclose(residual, figures - found.at(shares)[0], atol=1e-12)
     total = ((figures - figures.mean()) ** 2).sum()
-    assert found.explained == pytest.approx(1 - (residual**2).sum() / total)
+    assert found.r_squared == pytest.approx(1 - (residual**2).sum() / total)
 
 
 def test_intervals_are_those_of_least_squares():
@@ -46,7 +46,7 @@ def test_intervals_are_those_of_least_squares():
     shares, figures = _noisy(spread=0.05)
     surface = fit(shares, figures)
     design = terms(shares)
-    covariance = np.linalg.inv(design.T @ design) * surface.deviation**2
+    covariance = np.linalg.inv(design.T @ design) * surface.residual_std**2
     width = scipy.stats.t.ppf(0.975, len(figures) - 6)
     one, other = np.random.default_rng(1).dirichlet(np.ones(3), 2)
     for (value, margin), row in (
@@ -111,12 +111,12 @@ def test_the_highest_place_is_found_and_the_region_holds_the_true_one():
         shares = np.repeat(GRID, 2, axis=0)
         truth = 1 - ((shares - best) ** 2).sum(axis=1)
         noisy = truth + np.random.default_rng(seed).normal(0, 0.02, len(truth))
-        found = highest(fit(shares, noisy))
+        found = best_shares(fit(shares, noisy))
         held += found.as_good[np.abs(found.grid - best).sum(axis=1) < 1e-9].all()
         assert found.as_good[(found.grid == found.shares).all(axis=1)].all()
         assert not found.as_good.all()
     assert held >= 90
-    exact = highest(fit(GRID, 1 - ((GRID - best) ** 2).sum(axis=1)))
+    exact = best_shares(fit(GRID, 1 - ((GRID - best) ** 2).sum(axis=1)))
     np.testing.assert_allclose(exact.shares, best)
 
 
@@ -141,8 +141,8 @@ def test_the_score_is_what_it_says(tmp_path, weight):
     write_sweep(tmp_path, config, failed=("hybrid-seed1",))
     study = read_study(epath.Path(tmp_path), None)
     trade = trade_off(study, weight)
-    quality = study.figures[:, study.column(QUALITY)]
-    bias = np.log(study.figures[:, study.column(BIAS)])
+    quality = study.values[:, study.column(QUALITY)]
+    bias = np.log(study.values[:, study.column(BIAS)])
     of_points = [means(study, values) for values in (quality, bias)]
     for number, run in enumerate(study.runs):
         expected = weight * (quality[number] - of_points[0].min()) / np.ptp(of_points[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxir.evaluation.plots import draw_heat_maps
-from jaxir.evaluation.tables import figures, print_comparison, print_settings
+from jaxir.evaluation.tables import column_values, print_comparison, print_settings
 
 
 def _report(monolingual, cross_lingual=0.5, multilingual=0.4, distance=100.0):
@@ -32,7 +32,7 @@ def test_settings_within_the_range_of_seeds_tie_and_others_do_not(capsys):
 
 
 def test_what_is_not_known_is_a_dash(capsys):
-    assert np.isnan(figures(_report(0.5, cross_lingual=None))[1])
+    assert np.isnan(column_values(_report(0.5, cross_lingual=None))[1])
     print_settings("task", {"only": _report(0.5, cross_lingual=None)})
     assert " - " in capsys.readouterr().out
 

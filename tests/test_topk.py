@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from jaxir.errors import UserError
-from jaxir.retrieval import topk
-from jaxir.retrieval.topk import Vectors, make_vectors, place, rows_of, search
+from jaxir.retrieval import chunks, scoring, topk
+from jaxir.retrieval.chunks import put_on_devices
+from jaxir.retrieval.topk import search
+from jaxir.retrieval.vectors import Vectors, make_vectors, select_rows
 
 QUERIES, PASSAGES, WIDTH, K = 37, 5_003, 16, 20
 
@@ -27,14 +29,15 @@ def embeddings():
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Several chunks of a small index in small groups, so that all ways of merging are taken."""
-    for name, value in (("CHUNK_ROWS", 1_024), ("GROUP", 4), ("FEW_GROUPS", (2, 6, 12))):
-        monkeypatch.setattr(topk, name, value)
-    topk._program.cache_clear()
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 1_024)
+    monkeypatch.setattr(scoring, "GROUP_ROWS", 4)
+    monkeypatch.setattr(scoring, "GROUP_COUNTS", (2, 6, 12))
+    scoring.compile_update.cache_clear()
     yield
-    topk._program.cache_clear()
+    scoring.compile_update.cache_clear()
 
 
-def sorted_places(queries, passages, k, tie_order=None):
+def sorted_indices(queries, passages, k, tie_order=None):
     """By float64 scores, then by tie order or by row."""
     scores = queries.astype(float) @ passages.astype(float).T
     ties = np.arange(len(passages)) if tie_order is None else tie_order
@@ -44,25 +47,25 @@ def sorted_places(queries, passages, k, tie_order=None):
 def test_equals_a_sort_of_float64_scores_on_any_devices(mesh, embeddings, small_chunks):
     queries, passages = embeddings
     found = search(queries, make_vectors(passages), K)
-    places = sorted_places(queries, passages, K)
-    np.testing.assert_array_equal(found.places, places)
-    exact = np.einsum("qd,qkd->qk", queries.astype(float), passages[places].astype(float))
+    indices = sorted_indices(queries, passages, K)
+    np.testing.assert_array_equal(found.indices, indices)
+    exact = np.einsum("qd,qkd->qk", queries.astype(float), passages[indices].astype(float))
     np.testing.assert_allclose(found.scores, exact, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 17, 1 << 30])
-def test_chunks_and_placing_change_nothing(mesh, embeddings, small_chunks, chunk_bytes):
+def test_chunks_and_vectors_on_devices_change_nothing(mesh, embeddings, small_chunks, chunk_bytes):
     queries, passages = embeddings
     whole = search(queries, make_vectors(passages), K)
     streamed = search(queries, make_vectors(passages), K, chunk_bytes=chunk_bytes)
-    placed = place(make_vectors(passages))
-    np.testing.assert_array_equal(streamed.places, whole.places)
+    placed = put_on_devices(make_vectors(passages))
+    np.testing.assert_array_equal(streamed.indices, whole.indices)
     np.testing.assert_array_equal(streamed.scores, whole.scores)
     for _ in range(2):
-        np.testing.assert_array_equal(search(queries, placed, K).places, whole.places)
+        np.testing.assert_array_equal(search(queries, placed, K).indices, whole.indices)
 
 
-def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_chunks):
+def test_ties_go_by_the_order_given_also_across_the_end_of_the_list(mesh, small_chunks):
     rng = np.random.default_rng(1)
     # products of small integers are exact, and there are only a few different ones
     queries = rng.integers(-1, 2, (QUERIES, 4)).astype(np.float32)
@@ -70,9 +73,9 @@ def test_ties_go_by_the_order_given_also_across_the_last_place(mesh, small_chunk
     order = rng.permutation(3_000)
     for k in (1, 7, 400):
         by_row = search(queries, make_vectors(passages), k)
-        np.testing.assert_array_equal(by_row.places, sorted_places(queries, passages, k))
+        np.testing.assert_array_equal(by_row.indices, sorted_indices(queries, passages, k))
         given = search(queries, make_vectors(passages), k, tie_order=order)
-        np.testing.assert_array_equal(given.places, sorted_places(queries, passages, k, order))
+        np.testing.assert_array_equal(given.indices, sorted_indices(queries, passages, k, order))
 
 
 def test_order_of_the_index_changes_nothing(embeddings):
@@ -82,30 +85,30 @@ def test_order_of_the_index_changes_nothing(embeddings):
     shuffle = np.random.default_rng(2).permutation(400)
     straight = search(queries, make_vectors(duplicated), K, tie_order=ids)
     mixed = search(queries, make_vectors(duplicated[shuffle]), K, tie_order=ids[shuffle])
-    np.testing.assert_array_equal(shuffle[mixed.places], straight.places)
+    np.testing.assert_array_equal(shuffle[mixed.indices], straight.indices)
 
 
 def test_k_beyond_the_collection_gives_all_of_it(mesh, embeddings):
     queries, passages = embeddings
     found = search(queries, make_vectors(passages[:9]), 50)
-    assert found.places.shape == found.scores.shape == (QUERIES, 9)
-    np.testing.assert_array_equal(found.places, sorted_places(queries, passages[:9], 9))
+    assert found.indices.shape == found.scores.shape == (QUERIES, 9)
+    np.testing.assert_array_equal(found.indices, sorted_indices(queries, passages[:9], 9))
 
 
 def test_more_queries_than_a_block_and_one_query_alone(monkeypatch, embeddings):
     queries, passages = embeddings
     whole = search(queries, make_vectors(passages), K)
-    monkeypatch.setattr(topk, "QUERIES_AT_ONCE", 16)
-    np.testing.assert_array_equal(search(queries, make_vectors(passages), K).places, whole.places)
+    monkeypatch.setattr(topk, "QUERY_BLOCK", 16)
+    np.testing.assert_array_equal(search(queries, make_vectors(passages), K).indices, whole.indices)
     one = search(queries[3:4], make_vectors(passages), K)
-    np.testing.assert_array_equal(one.places, whole.places[3:4])
+    np.testing.assert_array_equal(one.indices, whole.indices[3:4])
 
 
 @pytest.mark.parametrize("matrix_units", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype, matrix_units, monkeypatch):
-    monkeypatch.setattr(topk, "_has_matrix_units", lambda mesh: matrix_units)
-    monkeypatch.setattr(topk, "_program", cache(topk._program.__wrapped__))
+    monkeypatch.setattr(scoring, "_has_matrix_units", lambda mesh: matrix_units)
+    monkeypatch.setattr(topk, "compile_update", cache(scoring.compile_update.__wrapped__))
     queries, passages = embeddings
     index = make_vectors(passages, dtype)
     held = index.as_float32()
@@ -119,8 +122,8 @@ def test_smaller_dtypes_rank_what_they_hold(mesh, embeddings, dtype, matrix_unit
     found = search(queries, index, K)
     best = -np.sort(-scores, axis=1)[:, :K]
     np.testing.assert_allclose(found.scores, best, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(scores, found.places, 1), best, atol=1e-5)
-    part = search(queries, rows_of(index, np.arange(50, 90)), 5)
+    np.testing.assert_allclose(np.take_along_axis(scores, found.indices, 1), best, atol=1e-5)
+    part = search(queries, select_rows(index, np.arange(50, 90)), 5)
     np.testing.assert_allclose(part.scores, -np.sort(-scores[:, 50:90], axis=1)[:, :5], atol=1e-5)
 
 
@@ -129,26 +132,26 @@ def test_a_memory_mapped_index_is_read_from_disk(tmp_path, embeddings):
     np.save(tmp_path / "index.npy", passages)
     mapped = np.load(tmp_path / "index.npy", mmap_mode="r")
     found = search(queries, Vectors(mapped), K, chunk_bytes=1 << 16)
-    np.testing.assert_array_equal(found.places, sorted_places(queries, passages, K))
+    np.testing.assert_array_equal(found.indices, sorted_indices(queries, passages, K))
 
 
 def test_approximate_search_reaches_its_recall(embeddings):
     queries, passages = embeddings
-    exact = search(queries, make_vectors(passages), K).places
-    near = search(queries, make_vectors(passages), K, approximate_recall=0.9).places
+    exact = search(queries, make_vectors(passages), K).indices
+    near = search(queries, make_vectors(passages), K, approximate_recall=0.9).indices
     hits = [len(set(one) & set(other)) for one, other in zip(exact, near)]
     assert np.mean(hits) / K >= 0.9
 
 
 def test_no_array_holds_all_scores(small_chunks):
     """A program holds a chunk's scores, never queries x passages."""
-    (mesh,) = {place(make_vectors(np.ones((64, 4)))).mesh}
+    (mesh,) = {put_on_devices(make_vectors(np.ones((64, 4)))).mesh}
     most = 1_024 * mesh.size
-    placed = place(make_vectors(np.ones((64 * most, 4), np.float32)))
+    placed = put_on_devices(make_vectors(np.ones((64 * most, 4), np.float32)))
     assert [len(chunk.rows) for chunk in placed.chunks] == [most] * 64
     chunk, lists = placed.chunks[0], (np.zeros((256, K), np.float32), np.zeros((256, K), np.int32))
     arguments = np.zeros((256, 4), np.float32), chunk.rows, chunk.scales, *lists, 0, 64 * most
-    jaxpr = str(jax.make_jaxpr(topk._program(mesh, K, None))(*arguments))
+    jaxpr = str(jax.make_jaxpr(scoring.compile_update(mesh, K, None))(*arguments))
     shapes = re.findall(r"[fi]32\[([\d,]+)\]", jaxpr)
     assert max(math.prod(map(int, shape.split(","))) for shape in shapes) == 256 * 1_024
 
@@ -160,14 +163,14 @@ def test_padding_is_never_found(mesh, small_chunks, rows):
     queries, passages = rng.random((QUERIES, WIDTH)), -0.1 - rng.random((rows, WIDTH))
     found = search(queries, make_vectors(passages), K)
     singles = queries.astype(np.float32), passages.astype(np.float32)
-    np.testing.assert_array_equal(found.places, sorted_places(*singles, K))
+    np.testing.assert_array_equal(found.indices, sorted_indices(*singles, K))
 
 
 @pytest.mark.parametrize("filled", [-5, 0, 1, 4, 7, 8, 10, 11, 12, 99])
 def test_highest_of_groups_leaves_padding_out(filled):
     scores = np.random.default_rng(4).standard_normal((5, 3, 4)).astype(np.float32)
     masked = np.where(np.arange(12).reshape(3, 4) < filled, scores, -np.inf)
-    highest = topk._highest(jax.numpy.asarray(scores), jax.numpy.int32(filled))
+    highest = scoring._group_maxima(jax.numpy.asarray(scores), jax.numpy.int32(filled))
     np.testing.assert_array_equal(highest, masked.max(axis=2))
 
 
@@ -188,7 +191,7 @@ def test_unusable_input_is_named(embeddings):
         with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
             search(queries, make_vectors(damaged, dtype), 5)
         with pytest.raises(UserError, match="the embedding of passage 4321 is not finite"):
-            place(make_vectors(damaged, dtype))
+            put_on_devices(make_vectors(damaged, dtype))
     damaged = make_vectors(passages, "int8")
     damaged.scales[17] = np.nan
     with pytest.raises(UserError, match="passage 17 is not finite"):

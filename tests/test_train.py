@@ -62,7 +62,7 @@ def test_what_a_run_leaves_behind(finished):
     results = json.loads((workdir / "results.json").read_text())
     assert results["used"]["kinds"] == {"monolingual": 12, "cross_lingual": 12}
     assert sum(results["used"]["pairs"].values()) == 24 * config.batch_size
-    report = results["tasks"]["held_out"]["trained"]
+    report = results["datasets"]["held_out"]["trained"]
     chance = 1 / report["passages"]
     assert report["monolingual"]["map"] > 5 * chance
     assert (workdir / "heat_map_held_out.png").read_bytes()[1:4] == b"PNG"
@@ -147,7 +147,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path)
     config, workdir = finished
 
     def stop_when_under_way():
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -232,14 +232,14 @@ def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tmp_path
         time.sleep(0.01)
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_000, hard))
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 2, said
     assert re.search(r"\nerror: .*cannot save the checkpoint .*free some space.*\n$", said), said
     assert "Traceback" not in said
     checkpoints = workdirs["full"] / "checkpoints"
     assert all((path / "manifest.json").exists() for path in checkpoints.iterdir())
     for workdir in workdirs.values():
-        subprocess.run([*command, str(workdir)], check=True, capture_output=True, timeout=300)
+        subprocess.run([*command, str(workdir)], check=True, capture_output=True, timeout=900)
     _assert_bit_equal(*map(_weights, workdirs.values()))
 
 
@@ -248,15 +248,20 @@ def _command(*arguments, **options):
         [sys.executable, "-m", "jaxir.train", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         **options,
     )
 
 
+@pytest.mark.timed
 def test_help_answers_within_two_seconds():
     began = time.perf_counter()
-    answer = _command("--help")
+    _command("--help")
     assert time.perf_counter() - began < 2
+
+
+def test_help_shows_flags():
+    answer = _command("--help")
     assert answer.returncode == 0
     assert "--config.hybrid.shares.cross_lingual=0.5" in answer.stdout
     assert not answer.stderr

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxir.config import AlbefConfig, AlbefLossConfig, AlbefModelConfig, EncoderConfig, VitConfig
 from jaxir.errors import UserError
-from jaxir.models.dropout import fold
+from jaxir.models.dropout import fold_in
 from jaxir.runtime import mesh as mesh_module
 from jaxir.runtime.mesh import replicate, to_devices
 from jaxir.vision.models.albef import (
@@ -24,10 +24,10 @@ from jaxir.vision.models.albef import (
     text_features,
 )
 from jaxir.vision.training import albef_loss, pair_losses
-from jaxir.vision.training.albef_loss import alpha_at, losses
+from jaxir.vision.training.albef_loss import alpha_at, total_loss
 from jaxir.vision.training.losses import (
-    Candidates,
-    Side,
+    FeatureBlock,
+    ModalityFeatures,
     contrast,
     hard_negatives,
     match_loss,
@@ -93,8 +93,8 @@ def test_contrast_equals_the_definition(mesh, filled):
     def loss(left, right, queue_group, group):
         sides = []
         for side in (left, right):
-            queue = Candidates(side[2], queue_group) if len(side) > 1 else None
-            sides.append(Side(side[0], side[1] if len(side) > 1 else None, queue))
+            queue = FeatureBlock(side[2], queue_group) if len(side) > 1 else None
+            sides.append(ModalityFeatures(side[0], side[1] if len(side) > 1 else None, queue))
         return contrast(*sides, group, jnp.float32(TEMPERATURE), jnp.float32(ALPHA))
 
     by_row = NamedSharding(mesh, P("data"))
@@ -185,7 +185,7 @@ def test_masks_take_their_share_of_tokens_that_are_not_special():
     ids[np.arange(rows), lengths - 1] = 2
     run = jax.jit(lambda ids, lengths, seeds: mask_tokens(
         ids, lengths, seeds, share, size - 1, SPECIAL, size))  # fmt: skip
-    seeds = fold(jnp.uint32(9), jnp.arange(rows))
+    seeds = fold_in(jnp.uint32(9), jnp.arange(rows))
     masked = jax.device_get(run(ids, lengths, seeds))
     maskable = (np.arange(length)[None] < lengths[:, None]) & (ids > 3)
     chosen = np.zeros(ids.shape, bool)
@@ -228,7 +228,7 @@ def test_queues_are_first_in_first_out_on_any_devices(mesh):
         for name, queue in expected.items():
             np.testing.assert_array_equal(aux_state["queues"][name], queue)
             assert jax.typeof(aux_state["queues"][name]).sharding.spec[0] == "data"
-        assert aux_state["place"] == place
+        assert aux_state["next_slot"] == place
 
 
 def test_a_queue_shorter_than_the_batch_or_not_split_evenly_is_an_error():
@@ -236,7 +236,7 @@ def test_a_queue_shorter_than_the_batch_or_not_split_evenly_is_an_error():
     aux_state = init_aux(AlbefModelConfig(projection=E), loss, {})
     rows = jnp.zeros((B, E))
     with pytest.raises(UserError, match=r"config.loss.queue = 15: must be a multiple of the 1 dev"):
-        jax.eval_shape(enqueued, aux_state, rows, rows, jnp.asarray(GROUP))
+        jax.eval_shape(push, aux_state, rows, rows, jnp.asarray(GROUP))
 
 
 def test_captions_longer_than_the_positions_are_an_error():
@@ -309,7 +309,7 @@ def test_each_loss_can_be_off(off, metrics):
     aux_state = jax.eval_shape(lambda params: init_aux(config, loss, params), params)
 
     def step(params, aux_state, batch):
-        return losses(config, loss, params, aux_state, batch, 0.4, jnp.uint32(0))
+        return total_loss(config, loss, params, aux_state, batch, 0.4, jnp.uint32(0))
 
     total, found, after = jax.eval_shape(step, params, aux_state, _batch(other=False))
     assert total.shape == ()
@@ -328,7 +328,7 @@ def test_contrast_alone_without_momentum(mesh):
     params, batch = _larger(init_params(config, jax.random.key(0))), _batch()
 
     def run(params, batch):
-        total, metrics, _ = losses(config, loss, params, {}, batch, 0.4, jnp.uint32(0))
+        total, metrics, _ = total_loss(config, loss, params, {}, batch, 0.4, jnp.uint32(0))
         texts = [
             text_features(config, params, batch[f"{name}_ids"], batch[f"{name}_lengths"])
             for name in ("caption", "other")
@@ -356,7 +356,7 @@ def test_one_device_and_eight_have_one_loss_gradient_and_queue(monkeypatch):
 
     def step(params, aux_state, batch, seed):
         def total(params):
-            loss_, metrics, after = losses(config, loss, params, aux_state, batch, 0.4, seed)
+            loss_, metrics, after = total_loss(config, loss, params, aux_state, batch, 0.4, seed)
             return loss_, (metrics, after)
 
         slope, (metrics, after) = jax.grad(total, has_aux=True)(params)
@@ -385,7 +385,7 @@ def test_one_device_and_eight_have_one_loss_gradient_and_queue(monkeypatch):
     one, eight = steps(1), steps(8)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), one, eight)
     slope, metrics, aux_state = one
-    assert aux_state["place"] == 2 * B % G
+    assert aux_state["next_slot"] == 2 * B % G
     assert (aux_state["queues"]["group"] >= 0).all()
     for path, leaf in jax.tree_util.tree_leaves_with_path(slope):
         keyless = "bias" in str(path[-1]) and any(f"{k}key" in str(path) for k in ("'", "cross_"))
@@ -402,7 +402,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
     batch, seed = _batch(other=False), jnp.uint32(3)
 
     def run(params, aux_state, batch):
-        total, metrics, after = losses(config, loss, params, aux_state, batch, ALPHA, seed)
+        total, metrics, after = total_loss(config, loss, params, aux_state, batch, ALPHA, seed)
         teacher = update_ema(loss, aux_state["momentum"], params)
         ids, lengths = batch["caption_ids"], batch["caption_lengths"]
         features = [
@@ -411,7 +411,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         ]
         images = image_states(config, params, batch["pixels"])
         draws = [
-            hard_negatives(anchors, candidates, batch["image_group"], 0.07, fold(seed, kind))
+            hard_negatives(anchors, candidates, batch["image_group"], 0.07, fold_in(seed, kind))
             for anchors, candidates, kind in (
                 (features[0][1], features[1][0], pair_losses.NEGATIVE_IMAGE),
                 (features[0][0], features[1][1], pair_losses.NEGATIVE_TEXT),
@@ -423,14 +423,14 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
             match_scores(config, params, images[image], ids, lengths),
             match_scores(config, params, images, ids[text], lengths[text]),
         ]
-        seeds = fold(fold(seed, albef_loss.MASKS), jnp.arange(B, dtype=jnp.uint32))
+        seeds = fold_in(fold_in(seed, albef_loss.MASKS), jnp.arange(B, dtype=jnp.uint32))
         masked = mask_tokens(ids, lengths, seeds, 0.3, config.mask_id, SPECIAL, 40)
         tokens = []
         for p in (params, teacher):
             model = module(config, p)
             states = model.text_states(masked.ids, lengths, None)
             seen = model.image_states(batch["pixels"], None)
-            tokens.append(model.token_scores(model.fused(states, lengths, seen, None)))
+            tokens.append(model.token_scores(model.fuse(states, lengths, seen, None)))
         return total, metrics, after, features, odds, masked, tokens
 
     total, metrics, after, features, odds, masked, tokens = jax.device_get(
@@ -464,7 +464,7 @@ def test_the_parts_are_what_the_model_says_of_pairs_and_tokens():
         ("loss.temperature", 0.6, "from min_temperature = 0.001 to max_temperature = 0.5"),
         ("loss.alpha", 1.5, "from 0 to 1"),
         ("loss.mask_share", 0.0, "over 0 and under 1"),
-        ("loss.queue", 0, "positive; momentum = False needs none"),
+        ("loss.queue", 0, "positive"),
         ("model.vit.layers", -1, "positive"),
         ("model.text.hidden_size", 0, "positive"),
         ("model.text.dropout", 1.0, "at least 0 and under 1"),

@@ -86,7 +86,7 @@ def test_fused_states_and_scores_match_transformers(architecture, tmp_path):
     def run(params, pixels, ids, lengths):
         model = module(config, params)
         images, texts = model.image_states(pixels, None), model.text_states(ids, lengths, None)
-        fused = model.fused(texts, lengths, images, None)
+        fused = model.fuse(texts, lengths, images, None)
         return images, texts, fused, model.token_scores(fused)
 
     ours = jax.jit(run)(params, pixels, ids.astype(np.int32), lengths)

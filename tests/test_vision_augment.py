@@ -11,16 +11,16 @@ from jaxir.vision.data.augment import (
     BRIGHTNESS,
     CONTRAST,
     HUE,
-    MIDDLE,
+    MID_GREY,
     OPERATIONS,
     SATURATION,
     SHEAR,
     SHIFT,
-    augmented,
+    augment_image,
     color_matrix,
     crop_box,
+    downscale,
     rand_augment,
-    reduced,
 )
 
 FILL = (10, 20, 30)
@@ -141,7 +141,7 @@ def test_a_crop_of_any_image_lies_in_it(size):
         left, top, right, bottom = crop_box(*size, AugmentConfig(), rng)
         assert 0 <= left < right <= size[0]
         assert 0 <= top < bottom <= size[1]
-    assert augmented(Image.new("RGB", size), 8, AugmentConfig(), rng).size == (8, 8)
+    assert augment_image(Image.new("RGB", size), 8, AugmentConfig(), rng).size == (8, 8)
 
 
 def test_a_crop_may_hold_the_image_within_a_frame():
@@ -154,7 +154,7 @@ def test_a_crop_may_hold_the_image_within_a_frame():
     assert len({tuple(box[:2]) for box in boxes.tolist()}) > 400
     config = AugmentConfig((4.0, 4.0), (1.0, 1.0), flip=False, randaugment_operations=0, fill=FILL)
     white = Image.new("RGB", (20, 20), (255, 255, 255))
-    found = values(augmented(white, 40, config, np.random.default_rng(1)))
+    found = values(augment_image(white, 40, config, np.random.default_rng(1)))
     assert found.shape == (40, 40, 3)
     inside = (found == 255).all(axis=2)
     assert inside.sum() == 20 * 20
@@ -162,13 +162,13 @@ def test_a_crop_may_hold_the_image_within_a_frame():
 
 
 def test_a_huge_image_is_made_smaller_before_it_is_framed(image):
-    assert reduced(image, 8) is image
+    assert downscale(image, 8) is image
     huge = image.resize((2400, 1200), Image.Resampling.NEAREST)
-    small = reduced(huge, 8)
+    small = downscale(huge, 8)
     assert small.size == (65, 33)
     np.testing.assert_allclose(values(small)[:32], values(huge.resize((65, 33)))[:32], atol=12)
     config = AugmentConfig((1.0, 4.0), flip=False, randaugment_operations=0, fill=FILL)
-    views = [augmented(x, 8, config, np.random.default_rng(2)) for x in (huge, small)]
+    views = [augment_image(x, 8, config, np.random.default_rng(2)) for x in (huge, small)]
     np.testing.assert_array_equal(*map(values, views))
 
 
@@ -195,7 +195,7 @@ def test_colors_are_pillows_and_numpys(image, draw):
     np.testing.assert_allclose(recolored(image, brightness=draw), values(brighter), atol=1)
     purer = ImageEnhance.Color(image).enhance(1 + SATURATION * draw)
     np.testing.assert_allclose(recolored(image, saturation=draw), values(purer), atol=1.5)
-    expected = MIDDLE + (values(image) - MIDDLE) * (1 + CONTRAST * draw)
+    expected = MID_GREY + (values(image) - MID_GREY) * (1 + CONTRAST * draw)
     found = recolored(image, contrast=draw)
     np.testing.assert_allclose(found, np.clip(expected, 0, 255), atol=1)
 
@@ -211,8 +211,8 @@ def test_greys_stay_grey_and_strength_bounds_the_change():
     found = np.stack([color_matrix(0.5, rng) @ grey for _ in range(500)])
     np.testing.assert_allclose(found, np.broadcast_to(found[:, :1], found.shape), atol=1e-9)
     # the contrast acts before the brightness
-    high = (MIDDLE + (200 - MIDDLE) * (1 + CONTRAST / 2)) * (1 + BRIGHTNESS / 2)
-    low = (MIDDLE + (200 - MIDDLE) * (1 - CONTRAST / 2)) * (1 - BRIGHTNESS / 2)
+    high = (MID_GREY + (200 - MID_GREY) * (1 + CONTRAST / 2)) * (1 + BRIGHTNESS / 2)
+    low = (MID_GREY + (200 - MID_GREY) * (1 - CONTRAST / 2)) * (1 - BRIGHTNESS / 2)
     assert low < found[:, 0, 1].min() < low + 15
     assert high - 15 < found[:, 0, 1].max() < high
     np.testing.assert_allclose(color_matrix(0.0, rng), np.eye(3, 4), atol=1e-12)
@@ -224,7 +224,7 @@ def test_half_of_the_images_are_flipped_if_at_all(image):
     for flip, expected in [(True, 0.5), (False, 0.0)]:
         config = AugmentConfig(**whole, flip=flip)
         found = [
-            values(augmented(image, 24, config, np.random.default_rng((3, row))))
+            values(augment_image(image, 24, config, np.random.default_rng((3, row))))
             for row in range(200)
         ]
         turned = np.array([(pixels == flipped).all() for pixels in found])
@@ -259,7 +259,7 @@ def test_every_operation_takes_part_and_half_of_them_are_left_out(image, monkeyp
 def test_the_same_generator_makes_the_same_image(image):
     config = AugmentConfig()
     first, again, other = (
-        values(augmented(image, 32, config, np.random.default_rng(key)))
+        values(augment_image(image, 32, config, np.random.default_rng(key)))
         for key in ((0, 5, 7), (0, 5, 7), (0, 5, 8))
     )
     np.testing.assert_array_equal(first, again)

@@ -20,18 +20,18 @@ from jaxir.config import (
     validate_captions,
 )
 from jaxir.data.batch import count_tokens
-from jaxir.data.collection import cell
+from jaxir.data.checks import InputChecks
+from jaxir.data.collection import cell_groups
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import batches
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.data.tokens import tokenize
 from jaxir.errors import UserError
-from jaxir.vision.data import sources
-from jaxir.vision.data.captioned import Checks, DecodedImages
-from jaxir.vision.data.captions import read_captions, split_captions
-from jaxir.vision.data.images import MAX_BYTES
-from jaxir.vision.data.pipeline import FIELDS, CaptionLoader, pixels_of
-from jaxir.vision.data.sources import READERS
+from jaxir.vision.data import readers
+from jaxir.vision.data.collection import read_captions, split_captions
+from jaxir.vision.data.images import MAX_BYTES, DecodedImages
+from jaxir.vision.data.pipeline import FIELDS, CaptionLoader, evaluation_pixels
+from jaxir.vision.data.readers import READERS
 
 LANGUAGES = ("de", "en", "fr")
 SIDE = 16
@@ -88,7 +88,7 @@ def table(captions):
     return [
         (
             captions.names[captions.image[group]].split(":")[1],
-            captions.depicted[collection.cluster[group]].split(":")[-1],
+            captions.cluster_names[collection.cluster[group]].split(":")[-1],
             {
                 language: collection.texts[text]
                 for language, text in zip(collection.languages, row)
@@ -163,7 +163,7 @@ def test_webdataset(tmp_path):
     source.languages = ("de",)
     captions = read(tmp_path, source)
     assert table(captions) == [("x/001", "g", {"de": "grün"}), ("x/002", "x/002", {"de": "blau"})]
-    pixels = pixels_of(captions, [0, 1], CaptionsConfig(image_size=4))
+    pixels = evaluation_pixels(captions, [0, 1], CaptionsConfig(image_size=4))
     assert np.abs(pixels[0].astype(int) - (0, 255, 0)).max() < 8
     assert (pixels[1] == (0, 0, 255)).all()
     source = ImageSource("webdataset", "shards/*.tar", languages=("en",))
@@ -215,7 +215,9 @@ def test_tfds(tmp_path):
     captions = read(tmp_path, source)
     assert [row[2] for row in table(captions)] == [{"de": "ein"}, {"de": "zwei"}] * 2
     assert captions.collection.source_names == ("tiny_captions#val",)
-    greens = {int(pixel) for pixel in pixels_of(captions, [0, 1], CaptionsConfig())[:, 0, 0, 1]}
+    greens = {
+        int(pixel) for pixel in evaluation_pixels(captions, [0, 1], CaptionsConfig())[:, 0, 0, 1]
+    }
     assert greens == {0, 100}
     source.split = "train"
     assert "TFDS tiny_captions, split train" in error(tmp_path, source)
@@ -223,7 +225,7 @@ def test_tfds(tmp_path):
 
 def test_bad_captions_of_tfds_are_named_counted_and_skipped_when_asked(tmp_path, monkeypatch):
     examples = [{"image": png(), "caption": text} for text in (b"a", b"\xff", b"b")]
-    monkeypatch.setattr(sources, "tfds_examples", lambda *_, **__: iter(examples))
+    monkeypatch.setattr(readers, "tfds_examples", lambda *_, **__: iter(examples))
     source = ImageSource("tfds", "made_up", languages=("de",), split="val")
     assert "split val: example 2: a caption is not UTF-8" in error(tmp_path, source)
     kept = read(tmp_path, source, skip_bad=True)
@@ -301,7 +303,7 @@ def test_one_colour_in_every_mode_is_the_same_image(tmp_path):
             Image.fromarray(deep).save(tmp_path / "images" / name)
         lines.append({"image": name, "captions": {"en": f"white {mode}"}})
     captions = read(tmp_path, folder(tmp_path, lines, ()))
-    pixels = pixels_of(captions, range(len(modes)), CaptionsConfig(image_size=4))
+    pixels = evaluation_pixels(captions, range(len(modes)), CaptionsConfig(image_size=4))
     assert pixels.shape == (len(modes), 4, 4, 3)
     assert (pixels >= 254).all(), dict(zip(modes, pixels.min(axis=(1, 2, 3))))
 
@@ -311,7 +313,7 @@ def test_what_is_behind_a_transparent_image(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "images" / "a.png")
     captions = read(tmp_path, source)
     config = CaptionsConfig(image_size=4, background=(1, 2, 3))
-    assert (pixels_of(captions, [0], config) == (1, 2, 3)).all()
+    assert (evaluation_pixels(captions, [0], config) == (1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(
@@ -336,14 +338,14 @@ def test_images_that_are_not_decoded_first_are_named_later(tmp_path):
     (tmp_path / "images" / "a.png").write_bytes(noise()[:-500])
     captions = read(tmp_path, source, decode_first=False)
     with pytest.raises(UserError, match=r"captions\.jsonl:1: image a\.png: a broken image"):
-        pixels_of(captions, [0], CaptionsConfig())
+        evaluation_pixels(captions, [0], CaptionsConfig())
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(UserError, match=r"captions\.jsonl:1: image a\.png: cannot be read"):
-        pixels_of(captions, [0], CaptionsConfig())
+        evaluation_pixels(captions, [0], CaptionsConfig())
 
 
 def test_as_many_images_stay_decoded_as_their_memory_holds():
-    kept, made = DecodedImages(most_bytes=4 * 10 * 10 + 4 * 5 * 5 + 7), []
+    kept, made = DecodedImages(max_bytes=4 * 10 * 10 + 4 * 5 * 5 + 7), []
 
     def get(number, side, background=(0, 0, 0)):
         def decode():
@@ -365,10 +367,12 @@ def test_as_many_images_stay_decoded_as_their_memory_holds():
 def test_an_image_is_decoded_once_for_training_and_evaluation(tmp_path):
     source = folder(tmp_path, [A])
     captions = read(tmp_path, source, decode_first=False)
-    first = pixels_of(captions, [0], CaptionsConfig(image_size=15))
+    first = evaluation_pixels(captions, [0], CaptionsConfig(image_size=15))
     (tmp_path / "images" / "a.png").unlink()
     for part in (captions, captions.take(np.array([0]))):
-        np.testing.assert_array_equal(pixels_of(part, [0], CaptionsConfig(image_size=15)), first)
+        np.testing.assert_array_equal(
+            evaluation_pixels(part, [0], CaptionsConfig(image_size=15)), first
+        )
 
 
 @pytest.mark.parametrize(
@@ -513,7 +517,7 @@ def test_batches_hold_what_their_kind_says(styles, loader):
             colour = np.median(batch["pixels"][row].reshape(-1, 3), axis=0)
             thing, style = round(colour[0] / 6), "flat" if colour[1] > 128 else "round"
             assert captions.names[captions.image[group]] == f"{style}:{thing}.png"
-            assert captions.depicted[batch["image_group"][row]] == f"group:{thing}"
+            assert captions.cluster_names[batch["image_group"][row]] == f"group:{thing}"
             language = collection.languages[drawn.query_language[row]]
             assert (language, group) in found(batch, row, "caption")
             if kind == "cross_lingual":
@@ -528,9 +532,9 @@ def test_a_second_caption_is_another_text(styles):
     """A word that two languages share is no pair of captions, but a caption in each."""
     captions = styles[0]
     things = {
-        pair: {captions.depicted[x] for x in captions.collection.cluster[found].tolist()}
+        pair: {captions.cluster_names[x] for x in captions.collection.cluster[found].tolist()}
         for pair in [("de", "de"), ("de", "en"), ("en", "fr")]
-        for found in [cell(captions.collection, *pair)]
+        for found in [cell_groups(captions.collection, *pair)]
     }
     every = {f"group:{thing}" for thing in range(40)}
     assert things["de", "de"] == every
@@ -582,7 +586,7 @@ def test_an_image_changes_with_step_row_and_seed_alone(styles, loader):
     other = dataclasses.replace(loader, hybrid=hybrid).batch(4)
     assert (other["pixels"] != first["pixels"]).any(axis=(1, 2, 3)).all()
     plain = dataclasses.replace(loader, augments=False).batch(4)["pixels"]
-    expected = pixels_of(alike, [0] * BATCH, config)
+    expected = evaluation_pixels(alike, [0] * BATCH, config)
     np.testing.assert_array_equal(plain, expected)
 
 
@@ -590,7 +594,7 @@ def test_an_image_to_evaluate_is_resized_and_its_middle_cut(tmp_path):
     source = folder(tmp_path, [A])
     (tmp_path / "images" / "a.png").write_bytes(noise(size=(50, 30)))
     pixels = Image.open(tmp_path / "images" / "a.png")
-    found = pixels_of(read(tmp_path, source), [0], CaptionsConfig(image_size=15))
+    found = evaluation_pixels(read(tmp_path, source), [0], CaptionsConfig(image_size=15))
     expected = pixels.resize((25, 15), Image.Resampling.BICUBIC).crop((5, 0, 20, 15))
     np.testing.assert_array_equal(found[0], np.asarray(expected))
 
@@ -624,7 +628,7 @@ def test_an_image_that_breaks_later_stops_the_run_with_its_name(loader):
     assert broken not in earlier
     stream = batches(loader, 0, 9)
     assert len([next(stream), next(stream)]) == 2
-    with pytest.raises(UserError, match=captions.places[broken]):
+    with pytest.raises(UserError, match=captions.locations[broken]):
         next(stream)
 
 
@@ -647,7 +651,7 @@ def test_what_is_depicted_is_held_out_in_all_its_styles(styles):
     assert len(none.image) == 0
 
     def things(part):
-        return {part.depicted[cluster] for cluster in part.collection.cluster.tolist()}
+        return {part.cluster_names[cluster] for cluster in part.collection.cluster.tolist()}
 
     assert not things(training) & things(held_out)
     assert len(things(training) | things(held_out)) == 40
@@ -679,6 +683,6 @@ def test_what_is_depicted_is_held_out_in_all_its_styles(styles):
 def test_readers_stop_when_asked_to_check(tmp_path):
     """Whoever calls a reader alone counts as well."""
     source = folder(tmp_path, [GOOD], ("a.png",))
-    checks = Checks(skip_bad=True)
+    checks = InputChecks(skip_bad=True)
     assert list(READERS["folder"](source, tmp_path, checks)) == []
     assert checks.counts == {"captions_without_image": 1, "image_without_captions": 1}

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from jaxir.config import CLIP_SHAPES, DualEncoderConfig, EncoderConfig, VitConfig
 from jaxir.errors import UserError
 from jaxir.models import dual_encoder
-from jaxir.models.encoder import with_params
 from jaxir.models.hf import read_tokenizer, write_model
+from jaxir.models.parameters import with_params
 from jaxir.runtime.mesh import state_shardings
 from jaxir.vision.models.clip import abstract_params
 from jaxir.vision.models.clip_model import ClipModel, read_clip, read_clip_tokenizer
@@ -225,7 +225,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
     config.text.end_id, config.text.highest_id_ends = 7, False
     with pytest.raises(UserError, match="does not end texts"):
         read_clip_tokenizer(folder, config.text)
-    with pytest.raises(UserError, match="sees 24 x 24"):
+    with pytest.raises(UserError, match="the model needs 24 x 24"):
         ClipModel(config, {}, Preprocessing(), [])
     config.text.vocab_size = 3
     with pytest.raises(UserError, match="4 tokens"):

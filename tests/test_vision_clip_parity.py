@@ -12,10 +12,10 @@ from make_model_fixtures import FIXTURES, make_clip, randomize  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 
-from jaxir.models.encoder import with_params  # noqa: E402
+from jaxir.models.parameters import with_params  # noqa: E402
 from jaxir.vision.models.clip import embed_images, embed_texts  # noqa: E402
 from jaxir.vision.models.clip_model import read_clip  # noqa: E402
-from jaxir.vision.models.clip_preprocessing import prepare, read_preprocessing  # noqa: E402
+from jaxir.vision.models.clip_preprocessing import preprocess, read_preprocessing  # noqa: E402
 from jaxir.vision.models.vit import VisionTransformer, resized_positions  # noqa: E402
 from jaxir.vision.models.weights import read_clip_config, read_clip_params, read_vit  # noqa: E402
 
@@ -55,7 +55,7 @@ def test_preprocessing_matches_transformers(shape, options, tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     image = Image.fromarray(values)
     expected = processor(image, return_tensors="np")["pixel_values"]
-    found = prepare([image], read_preprocessing(tmp_path))
+    found = preprocess([image], read_preprocessing(tmp_path))
     np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), rtol=0, atol=1e-3)
 
 
@@ -65,7 +65,7 @@ def test_preprocessing_of_a_small_image_that_is_not_enlarged_enough(tmp_path):
     processor.save_pretrained(tmp_path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8))
     expected = processor(image, return_tensors="np")["pixel_values"]
-    found = prepare([image], read_preprocessing(tmp_path))
+    found = preprocess([image], read_preprocessing(tmp_path))
     np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), rtol=0, atol=1e-3)
 
 

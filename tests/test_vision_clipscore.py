@@ -10,16 +10,21 @@ from PIL import Image
 
 from jaxir.errors import UserError
 from jaxir.vision.clipscore.__main__ import main
-from jaxir.vision.clipscore.candidates import ImageFolder, Mistakes, read_captions, read_references
-from jaxir.vision.clipscore.ratings import rated_pairs, read_ratings
-from jaxir.vision.clipscore.scores import (
+from jaxir.vision.clipscore.candidates import (
+    ImageFolder,
+    InputErrors,
+    read_captions,
+    read_references,
+)
+from jaxir.vision.clipscore.clipscore import (
     clip_scores,
     kendall_tau,
     ref_clip_scores,
     reference_scores,
 )
+from jaxir.vision.clipscore.ratings import rated_pairs, read_ratings
 from jaxir.vision.models.clip_model import read_clip
-from jaxir.vision.models.clip_preprocessing import prepare
+from jaxir.vision.models.clip_preprocessing import preprocess
 
 CLIP = Path(__file__).parent / "fixtures/clip"
 COLORS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "sub/blue.png": (0, 0, 255)}
@@ -140,7 +145,7 @@ def test_the_command_gives_what_the_formulas_do_with_a_clip_folder(folder, capsy
 
     model = read_clip(CLIP)
     pictures = [Image.open(folder / "images" / name) for name in COLORS]
-    images = model.image_features(prepare(pictures, model.preprocessing))
+    images = model.image_features(preprocess(pictures, model.preprocessing))
     texts = ["a red ball", "green grün", "all red and blue", "green"]
     texts += ["a ball", "red", "a plant", "blue"]
     vectors = model.text_features(["A photo depicts " + text for text in texts])
@@ -213,7 +218,7 @@ BAD_ROWS = [
     ({"image": "red.png", "caption": "r" * 10_001}, "10,001 characters"),
     ({"image": "red.png", "caption": "\ud800"}, ":5: caption"),
     ({"image": "red.png", "caption": "red", "language": "xx-nope"}, ":5: unknown language"),
-    ({"image": "red.png", "caption": "red", "id": "r"}, ":5: the id 'r' stands twice"),
+    ({"image": "red.png", "caption": "red", "id": "r"}, ":5: duplicate id 'r'"),
 ]
 
 
@@ -223,7 +228,7 @@ def test_a_bad_row_is_named_and_left_out_only_when_asked(row, message, folder, c
     path.write_text("".join(json.dumps(one) + "\n" for one in [*ROWS, row]))
     with pytest.raises(UserError, match=message) as caught:
         run(folder)
-    assert "the only mistake; mend, or --skip_bad" in str(caught.value)
+    assert "the only error; correct the input, or pass --skip_bad" in str(caught.value)
     assert run(folder, "--skip_bad", f"--output={folder / 'out.json'}") == 0
     report = json.loads((folder / "out.json").read_text())
     assert (report["captions"], len(report["skipped"])) == (4, 1)
@@ -232,7 +237,7 @@ def test_a_bad_row_is_named_and_left_out_only_when_asked(row, message, folder, c
 def test_a_row_and_its_image_are_one_mistake(folder, colors):
     bad = [{"image": "green", "caption": ""}, {"image": "sub/blue.png", "caption": 3}]
     write_rows(folder / "captions.jsonl", [ROWS[0], *bad])
-    with pytest.raises(UserError, match=r"captions\.jsonl:2: .* \(the first of 2 mistakes"):
+    with pytest.raises(UserError, match=r"captions\.jsonl:2: .* \(the first of 2 errors"):
         run(folder)
 
 
@@ -245,7 +250,7 @@ def test_bad_images_are_named_counted_and_left_out_only_when_asked(folder, color
     with pytest.raises(UserError, match=r"lonely\.jpg: an image without caption \(the only"):
         run(folder)
     (folder / "images/lonely.jpg").unlink()
-    with pytest.raises(UserError, match=r"red\.png: .* \(the first of 2 mistakes"):
+    with pytest.raises(UserError, match=r"red\.png: .* \(the first of 2 errors"):
         run(folder)
     capsys.readouterr()
     assert run(folder, "--skip_bad", f"--output={folder / 'out.json'}") == 0
@@ -296,7 +301,9 @@ def test_files_may_be_gzipped_and_references_add_up(tmp_path):
     path = tmp_path / "c.jsonl.gz"
     rows = [{"image": "a", "caption": "x"}, {"image": "a", "references": ["y", "z"]}]
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    assert read_references(path, Mistakes(False)) == {"a": [("en", "x"), ("en", "y"), ("en", "z")]}
+    assert read_references(path, InputErrors(False)) == {
+        "a": [("en", "x"), ("en", "y"), ("en", "z")]
+    }
 
 
 TOKENS = """\
@@ -334,11 +341,11 @@ def flickr(folder):
 
 
 def pairs_of(folder, name):
-    mistakes = Mistakes(False)
-    captions = read_captions(folder / "tokens.txt", mistakes)
-    ratings = read_ratings(folder / name, mistakes)
-    assert mistakes.found == []
-    return ratings.kind, rated_pairs(ratings, captions, mistakes)
+    errors = InputErrors(False)
+    captions = read_captions(folder / "tokens.txt", errors)
+    ratings = read_ratings(folder / name, errors)
+    assert errors.messages == []
+    return ratings.kind, rated_pairs(ratings, captions, errors)
 
 
 def test_expert_ratings_leave_out_an_images_own_captions(flickr):
@@ -351,7 +358,7 @@ def test_expert_ratings_leave_out_an_images_own_captions(flickr):
         ("blue.png", "green one"),
         ("red.png", "blue and red"),
     ]
-    assert found.pairs[0].values == (1, 1, 2)
+    assert found.pairs[0].ratings == (1, 1, 2)
     assert found.pairs[0].references == ("red one", "red two")
     assert found.pairs[1].references == ("green one", "green two")
 
@@ -359,7 +366,7 @@ def test_expert_ratings_leave_out_an_images_own_captions(flickr):
 def test_crowd_ratings_take_rated_captions_out_of_the_references(flickr):
     kind, found = pairs_of(flickr, "crowd.txt")
     assert (kind, found.self_pairs, len(found.pairs)) == ("crowdflower", 0, 5)
-    assert [pair.values for pair in found.pairs][2:4] == [(0.333333333333333,), (0.75,)]
+    assert [pair.ratings for pair in found.pairs][2:4] == [(0.333333333333333,), (0.75,)]
     references = [pair.references for pair in found.pairs]
     assert references == [("red one",)] * 3 + [("green one",), ("blue and red",)]
 
@@ -373,7 +380,7 @@ def test_agreement_with_people(name, variant, flickr, colors, capsys):
     _, found = pairs_of(flickr, name)
     scores = [item["clip_score"] for item in report["items"]]
     both = [item["ref_clip_score"] for item in report["items"]]
-    ratings = [pair.values for pair in found.pairs]
+    ratings = [pair.ratings for pair in found.pairs]
     agreement = report["agreement"]
     assert agreement["variant"] == variant
     assert agreement["samples"] == sum(map(len, ratings))

@@ -8,12 +8,12 @@ import scipy.ndimage
 from PIL import Image, ImageDraw
 
 from jaxir.config import DrawnConfig, ImageSource
+from jaxir.data.checks import InputChecks
 from jaxir.errors import UserError
-from jaxir.vision.data.captioned import Checks
 from jaxir.vision.data.drawn import (
+    CENTRES,
     LANGUAGES,
     OUTLINES,
-    PLACES,
     SHADES,
     Combination,
     all_combinations,
@@ -29,7 +29,7 @@ SMALL = DrawnConfig(drawings=2, size=32)
 
 def read(**options) -> list:
     source = ImageSource(reader="drawn", **{"drawn": SMALL, **options})
-    return list(read_drawn(source, None, Checks()))
+    return list(read_drawn(source, None, InputChecks()))
 
 
 def forms(entry: str) -> set[str]:
@@ -49,7 +49,7 @@ def named(text: str, table: dict[str, str], language: str) -> str:
 
 
 def decode(text: str, language: str) -> Combination:
-    positions = dict(zip(PLACES, POSITIONS[language].split("|")))
+    positions = dict(zip(CENTRES, POSITIONS[language].split("|")))
     place = [name for name, phrase in positions.items() if phrase in text]
     assert len(place) == 1, text
     rest = text.replace(positions[place[0]], "")
@@ -126,7 +126,7 @@ def test_every_language_has_every_word():
     for language in LANGUAGES:
         assert tuple(NOUNS[language]) == tuple(OUTLINES)
         assert tuple(COLOURS[language]) == tuple(SHADES)
-        assert len(POSITIONS[language].split("|")) == len(PLACES)
+        assert len(POSITIONS[language].split("|")) == len(CENTRES)
 
 
 def test_held_out_combinations_are_in_no_training_image_but_their_words_are():
@@ -158,7 +158,7 @@ def test_drawings_are_as_told():
         count, colour, shape, position = one.group.split(" ", 3)
         ink = np.abs(pixels - pixels[16, 0]).max(axis=2) > 60
         rows, columns = np.nonzero(ink)
-        right, down = PLACES[position]
+        right, down = CENTRES[position]
         np.testing.assert_allclose((rows + 0.5).mean() / 32, down, atol=0.06)
         np.testing.assert_allclose((columns + 0.5).mean() / 32, right, atol=0.06)
         strongest = pixels[ink][np.abs(pixels[ink] - pixels[16, 0]).sum(axis=1).argmax()]
@@ -198,7 +198,7 @@ def test_shapes_can_be_told_apart():
 
 
 def test_refuses_what_cannot_be_drawn():
-    with pytest.raises(UserError, match="no words in 'fr'"):
+    with pytest.raises(UserError, match="drawn images: not in language 'fr'"):
         read(languages=("en", "fr"))
     with pytest.raises(UserError, match="split 'test'"):
         read(split="test")

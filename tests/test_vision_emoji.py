@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 from jaxir.config import CaptionsConfig, EmojiConfig, ImageSource
+from jaxir.data.checks import InputChecks
 from jaxir.errors import UserError
-from jaxir.vision.data.captioned import Checks
-from jaxir.vision.data.captions import read_captions, split_captions
+from jaxir.vision.data.collection import read_captions, split_captions
 from jaxir.vision.data.emoji import CAPTIONS, LANGUAGES, PARTS, read_emoji
-from jaxir.vision.data.emoji_families import base_of, held_out, open_folder
+from jaxir.vision.data.emoji_families import base_emoji, held_out_emoji, read_drawings
 from jaxir.vision.evaluation.pixel_baseline import (
-    measure_pixels,
+    evaluate_pixels,
     pixel_baseline,
     pixel_features,
     pixel_scores,
 )
-from jaxir.vision.evaluation.pool import Pool, pool_of
+from jaxir.vision.evaluation.pool import Pool, make_pool
 
 EMOJI = Path(__file__).parents[1].parent / "shared/data/emoji-cldr"
 STYLES = ("flat", "line", "round")
@@ -81,7 +81,7 @@ def read(folder: Path, split: str = "train", languages=(), checks=None, **option
     source = ImageSource(
         reader="emoji", images=folder.name, languages=languages, split=split, emoji=options
     )
-    return list(read_emoji(source, folder.parent, checks or Checks()))
+    return list(read_emoji(source, folder.parent, checks or InputChecks()))
 
 
 def codes_of(records: list) -> set[str]:
@@ -92,7 +92,7 @@ def test_parts_share_neither_emoji_nor_style(folder):
     parts = {name: read(folder, name) for name in PARTS}
     held = codes_of(parts["held_out_content"])
     assert held == codes_of(parts["held_out_both"])
-    assert held == held_out(open_folder(folder, Checks()), EmojiConfig())
+    assert held == held_out_emoji(read_drawings(folder, InputChecks()), EmojiConfig())
     assert codes_of(parts["train"]) == codes_of(parts["held_out_style"]) == {*CODES} - held
     assert 0 < len(held) < len(CODES) / 2
     for name, records in parts.items():
@@ -122,13 +122,15 @@ def test_captions_are_a_name_and_its_keywords(folder):
 
 
 def test_families_stay_together_whatever_the_seed(folder):
-    emoji = open_folder(folder, Checks())
-    parts = [held_out(emoji, EmojiConfig(seed=seed, held_out=0.5)) for seed in range(20)]
+    emoji = read_drawings(folder, InputChecks())
+    parts = [held_out_emoji(emoji, EmojiConfig(seed=seed, held_out=0.5)) for seed in range(20)]
     for family in (VARIANTS, TWINS, FLAGS):
         counts = {len(part & {*family}) for part in parts}
         assert counts == {0, len(family)}
     assert len(set(parts)) == 20
-    shares = [len(held_out(emoji, EmojiConfig(held_out=share))) for share in (0, 0.1, 0.3, 0.9)]
+    shares = [
+        len(held_out_emoji(emoji, EmojiConfig(held_out=share))) for share in (0, 0.1, 0.3, 0.9)
+    ]
     assert shares == sorted(shares)
     assert shares[0] == 0
 
@@ -152,7 +154,7 @@ def test_groups_are_what_no_style_tells_apart(folder):
     ],
 )
 def test_base_of(code, base):
-    assert base_of(code) == base
+    assert base_emoji(code) == base
 
 
 def test_refuses_what_is_wrong(folder, tmp_path_factory):
@@ -164,7 +166,9 @@ def test_refuses_what_is_wrong(folder, tmp_path_factory):
         read(folder, held_out_style="oil")
     with pytest.raises(UserError, match=r"emoji.held_out = 1: from 0 to below 1"):
         read(folder, held_out=1)
-    with pytest.raises(UserError, match=r"captions.jsonl.xz: nothing in 'xx'; has ar, de"):
+    with pytest.raises(
+        UserError, match=r"captions.jsonl.xz: not in language 'xx'; choose from ar, de"
+    ):
         read(folder, languages=("en", "xx"))
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(UserError, match="no tar of drawings"):
@@ -191,7 +195,7 @@ def test_unpaired_emoji_stop_or_are_counted(folder):
     write_captions(folder, (*CODES, "1f999"))
     with pytest.raises(UserError, match=rf"xz:{len(CODES) + 1}: no drawing 1f999.png in flat.tar"):
         read(folder)
-    checks = Checks(skip_bad=True)
+    checks = InputChecks(skip_bad=True)
     assert "1f999" not in codes_of(read(folder, checks=checks))
     assert checks.counts == {"captions_without_image": 3}
 
@@ -217,7 +221,7 @@ def test_bad_rows_are_named_counted_and_skipped_when_asked(folder, line, message
     append(folder, line)
     with pytest.raises(UserError, match=rf"{CAPTIONS}:{len(CODES) + 1}: .*{message}.*skip_bad"):
         read(folder)
-    checks = Checks(skip_bad=True)
+    checks = InputChecks(skip_bad=True)
     names = {image.captions["en"][0] for image in read(folder, checks=checks)}
     assert "good" not in names
     assert f"en {CODES[-1]}" in names
@@ -235,12 +239,12 @@ def test_bad_drawings_are_named_counted_and_skipped_when_asked(folder, data):
         archive.addfile(member, io.BytesIO(content))
     with pytest.raises(UserError, match=rf"flat.tar: flat/{code}.png: .*skip_bad"):
         read(folder)
-    checks = Checks(skip_bad=True)
+    checks = InputChecks(skip_bad=True)
     assert {image.name for image in read(folder, "train+held_out_content", checks=checks)} >= {
         f"flat/{code}" for code in CODES
     }
     assert checks.counts == {"duplicate_image" if data is None else "bad_image": 1}
-    before = open_folder(folder, Checks(skip_bad=True)).drawings["flat"][CODES[0]]
+    before = read_drawings(folder, InputChecks(skip_bad=True)).drawings["flat"][CODES[0]]
     assert before.stored.read("") != kept
 
 
@@ -269,7 +273,7 @@ def test_pixel_baseline_finds_copies_and_nothing_new():
     images = np.concatenate([other, (training[:4] * 0.8 + 20).astype(np.uint8)])
     image_group = np.array([8, 0, 1, 2, 3])
     pool = Pool(("en", "th"), image_group, np.tile(image_group, 2), np.repeat([0, 1], 5))
-    report = measure_pixels(training, np.arange(6), images, pool)
+    report = evaluate_pixels(training, np.arange(6), images, pool)
     assert report.by_language() == {"en": (0.8, 0.8), "th": (0.8, 0.8)}
 
 
@@ -281,7 +285,7 @@ def test_the_reader_and_the_baseline_through_a_caption_set(folder):
         split="train+held_out_style",
         emoji=EmojiConfig(styles=("flat",), held_out_style="line"),
     )
-    flat = open_folder(folder, Checks()).drawings["flat"]
+    flat = read_drawings(folder, InputChecks()).drawings["flat"]
     turned = {}
     for code, other in zip(CODES, (*CODES[1:], CODES[0])):
         pixels = np.asarray(Image.open(io.BytesIO(flat[other].stored.read("")))) * 0.9
@@ -297,7 +301,7 @@ def test_the_reader_and_the_baseline_through_a_caption_set(folder):
         held_out_sources=("line",),
     )
     parts = split_captions(read_captions(config), config)
-    pool, images, texts = pool_of(parts.held_out_sources)
+    pool, images, texts = make_pool(parts.held_out_sources)
     emoji = len(read(folder, "held_out_style", styles=("flat",)))
     assert len(images) == pool.counts()["en"] == emoji
     told = parts.held_out_sources.collection.texts
@@ -325,7 +329,7 @@ def test_pixel_features_of_a_smaller_side_are_means_of_blocks():
 def test_the_real_folder():
     """As ../shared/data/README.md counts it."""
     records = read(EMOJI, "+".join(PARTS), held_out_style="openmoji")
-    held = held_out(open_folder(EMOJI, Checks()), EmojiConfig())
+    held = held_out_emoji(read_drawings(EMOJI, InputChecks()), EmojiConfig())
     parts: dict[str, list] = {name: [] for name in PARTS}
     of = {place: name for name, place in PARTS.items()}
     for record in records:

@@ -27,7 +27,7 @@ from jaxir.plan import __main__ as plan
 from jaxir.runtime import mesh as mesh_module
 from jaxir.runtime.mesh import replicate, to_devices
 from jaxir.sweep.report import report
-from jaxir.sweep.results import read_study, without_languages
+from jaxir.sweep.study import overall_metrics, read_study
 from jaxir.sweep.workers import sweep
 from jaxir.training import loop, task
 from jaxir.training.checkpoint import CHECKPOINTS, Checkpoints
@@ -35,10 +35,10 @@ from jaxir.training.meter import Meter
 from jaxir.training.run import run
 from jaxir.training.step import TrainStep, init_state, make_state
 from jaxir.vision.clipscore import __main__ as clipscore
-from jaxir.vision.clipscore.albef_scorer import AlignedScorer
-from jaxir.vision.data.captions import read_captions
-from jaxir.vision.evaluation import image_task
-from jaxir.vision.evaluation.comparison import BIAS, IN_LANGUAGE, QUALITY, TO_IMAGE
+from jaxir.vision.clipscore.albef_scorer import AlbefScorer
+from jaxir.vision.data.collection import read_captions
+from jaxir.vision.evaluation import encoders
+from jaxir.vision.evaluation.comparison import BIAS, IMAGE_TO_TEXT, QUALITY, TEXT_TO_IMAGE
 from jaxir.vision.models.initial_weights import load_initial_weights
 from jaxir.vision.models.trained import read_aligned
 from jaxir.vision.training.albef import ALBEF
@@ -58,8 +58,8 @@ def few_programs():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task, "make_compiled", compiled)
-        patch.setattr(image_task, "IMAGES_AT_ONCE", 8)
-        patch.setattr(image_task, "PAIRS_AT_ONCE", 8)
+        patch.setattr(encoders, "IMAGES_PER_DEVICE", 8)
+        patch.setattr(encoders, "PAIRS_PER_DEVICE", 8)
         yield
 
 
@@ -130,8 +130,8 @@ def test_what_a_run_leaves_behind(finished):
     assert results["used"]["kinds"] == {"monolingual": 4, "multilingual": 4}
     assert sum(results["used"]["pairs"].values()) == 8 * config.batch_size
     assert set(results["used"]["query_languages"]) == set(LANGUAGES)
-    systems = results["tasks"]["new"]
-    assert list(systems) == ["trained", "first 4 re-scored by ITM", "most alike pixels"]
+    systems = results["datasets"]["new"]
+    assert list(systems) == ["trained", "top 4 re-scored by ITM", "most alike pixels"]
     for system in systems.values():
         assert system["images"] == 48
         assert system["captions"] == dict.fromkeys(LANGUAGES, 48)
@@ -169,7 +169,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, stopped, 
     one, other = (_state(config, workdir, 8) for workdir in (whole, tmp_path / "run"))
     _assert_equal(one, other)
     aux_state = one["aux_state"]
-    assert aux_state["place"] == 8 * 16 % 40
+    assert aux_state["next_slot"] == 8 * 16 % 40
     assert (aux_state["queues"]["group"] >= 0).all()
     np.testing.assert_allclose(np.linalg.norm(aux_state["queues"]["image"], axis=1), 1, atol=1e-5)
     moved = jax.tree.map(
@@ -186,7 +186,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, stopped, 
     results = [
         json.loads((workdir / "results.json").read_text()) for workdir in (whole, tmp_path / "run")
     ]
-    assert results[0]["tasks"] == results[1]["tasks"]
+    assert results[0]["datasets"] == results[1]["datasets"]
 
 
 def test_the_export_reads_back_as_the_best_checkpoint(finished, tmp_path):
@@ -221,7 +221,7 @@ def test_clipscore_with_a_run_as_the_scorer(finished, tmp_path):
     output = tmp_path / "scores.json"
     clipscore.main(["clipscore", f"--model={workdir}", *files, f"--output={output}"])
     found = json.loads(output.read_text())
-    scorer = AlignedScorer(read_aligned(str(workdir)))
+    scorer = AlbefScorer(read_aligned(str(workdir)))
     images = scorer.image_features([tmp_path / "images" / row["image"] for row in rows])
     texts = scorer.text_features([row["caption"] for row in rows])
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
@@ -273,15 +273,15 @@ def test_a_sweep_with_one_program_and_its_report(finished, tmp_path, monkeypatch
 
     report(workdir, workdir / "report", 0.5, "X-X", None)
     summary = json.loads((workdir / "report/report.json").read_text())
-    assert summary["task"] == "new"
-    by_language = [f"{key}/{one}" for key in (IN_LANGUAGE, TO_IMAGE) for one in LANGUAGES]
-    main = [IN_LANGUAGE, TO_IMAGE, QUALITY, BIAS]
-    assert list(summary["points"][0]["measures"]) == main + by_language
+    assert summary["dataset"] == "new"
+    by_language = [f"{key}/{one}" for key in (IMAGE_TO_TEXT, TEXT_TO_IMAGE) for one in LANGUAGES]
+    main = [IMAGE_TO_TEXT, TEXT_TO_IMAGE, QUALITY, BIAS]
+    assert list(summary["mixtures"][0]["metrics"]) == main + by_language
     study = read_study(workdir, None)
-    assert [one.key for one in without_languages(study)] == main
-    assert [one.language for one in study.measures] == [""] * 4 + [*LANGUAGES] * 2
-    for one, figures in zip(study.runs, study.figures):
-        results = json.loads((workdir / one.name / "results.json").read_text())["tasks"]["new"]
+    assert [one.key for one in overall_metrics(study)] == main
+    assert [one.language for one in study.metrics] == [""] * 4 + [*LANGUAGES] * 2
+    for one, figures in zip(study.runs, study.values):
+        results = json.loads((workdir / one.name / "results.json").read_text())["datasets"]["new"]
         for key in main:
             direction, setting, measure = key.split("/")
             figure = figures[study.column(key)]
@@ -378,7 +378,7 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
         (
             plan.main,
             ("--config=albef_demo.py", "--topology=v4-16"),
-            "a run of albef; plans are made of retrieval runs",
+            "a run of albef; only retrieval runs can be planned",
         ),
     ],
 )
@@ -467,4 +467,4 @@ def test_a_step_on_one_device_equals_one_on_eight_with_split_parameters(monkeypa
     for name in ("loss", "itc", "itm", "mlm", "text_text", "gradient_norm"):
         assert seen[name] == pytest.approx(also[name], abs=1e-5, rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
-    assert one["aux_state"]["place"] == 16
+    assert one["aux_state"]["next_slot"] == 16

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,23 +24,24 @@ from jaxir.config import (
 from jaxir.errors import UserError
 from jaxir.training.workdir import values_file
 from jaxir.vision.clipscore.judge import (
-    NOTHING,
+    NO_CAPTION,
     Judge,
     calibration,
-    first_captions,
-    totals_of_captions,
+    caption_score_sums,
+    top_captions,
 )
-from jaxir.vision.data.captions import CaptionSet, read_captions
-from jaxir.vision.evaluation.comparison import CLIPSCORE, read_measured
-from jaxir.vision.evaluation.image_task import Encoded, image_task, make_programs
+from jaxir.vision.data.collection import CaptionSet, read_captions
+from jaxir.vision.evaluation.comparison import CLIPSCORE, read_run_metrics
+from jaxir.vision.evaluation.dataset import ImageTextEmbeddings, image_text_dataset
+from jaxir.vision.evaluation.encoders import make_encoders
 from jaxir.vision.evaluation.pool import Pool
-from jaxir.vision.evaluation.retrieved import (
+from jaxir.vision.evaluation.retrieved_images import (
     CAPTIONS,
     IMAGES,
-    RIGHT,
-    captions_to_draw,
-    families_for,
-    retrieved,
+    RELEVANT,
+    choose_captions,
+    draw_retrieved_images,
+    font_families,
     script_of,
 )
 from jaxir.vision.models import albef
@@ -76,7 +78,7 @@ class Tokens:
     def __init__(self, texts):
         self.texts = texts
 
-    def lengths_with_frame(self, texts):
+    def lengths_with_special_tokens(self, texts):
         return np.full(len(texts), 3)
 
     def padded(self, texts, limit):
@@ -111,7 +113,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def task():
     captions = read_captions(CONFIG.captions)
-    return image_task(captions, Tokens(captions.collection.texts))
+    return image_text_dataset(captions, Tokens(captions.collection.texts))
 
 
 @pytest.fixture
@@ -130,19 +132,19 @@ def test_each_image_gets_the_first_caption_of_each_language(mesh, pool):
     rng = np.random.default_rng(1)
     images, captions = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (20, 30))
     with jax.set_mesh(mesh):
-        first = first_captions(images, captions, pool)
+        first = top_captions(images, captions, pool)
     for language in range(2):
         among = np.flatnonzero(pool.caption_language == language)
         expected = [order_of(row, among)[0] for row in images @ captions.T]
         np.testing.assert_array_equal(first[language], expected)
-    assert (first[2] == NOTHING).all()
+    assert (first[2] == NO_CAPTION).all()
 
 
 def test_scores_and_calibration_equal_the_definitions(pool):
     rng = np.random.default_rng(2)
     images, captions = unit(rng.normal(size=(20, 4))), unit(rng.normal(size=(30, 4)))
-    chosen = np.stack([rng.integers(0, 30, 20), rng.integers(0, 30, 20), np.full(20, NOTHING)])
-    totals = totals_of_captions(chosen, images, captions, pool)
+    chosen = np.stack([rng.integers(0, 30, 20), rng.integers(0, 30, 20), np.full(20, NO_CAPTION)])
+    totals = caption_score_sums(chosen, images, captions, pool)
     score = 2.5 * np.maximum(images.astype(np.float64) @ captions.T, 0)
     for unit_number, group in enumerate(np.unique(pool.image_group)):
         rows = np.flatnonzero(pool.image_group == group)
@@ -166,16 +168,16 @@ def test_a_judge_sees_a_task_once_and_prefers_itself(task):
     texts = ["This is " + task.captions.collection.texts[number] for number in task.texts]
     pictures = [task.captions.open(number, WHITE) for number in task.images]
     states = np.zeros((len(pictures), 1, 1), np.float32)
-    same = Encoded(scorer.image_features(pictures), states, scorer.text_features(texts))
+    same = ImageTextEmbeddings(scorer.image_features(pictures), states, scorer.text_features(texts))
     rng = np.random.default_rng(0)
     chance = replace(same, images=unit(rng.normal(size=same.images.shape)))
     scorer.calls.clear()
-    best, other = (judge.of("task", task, one) for one in (same, chance))
+    best, other = (judge.score("task", task, one) for one in (same, chance))
     assert scorer.calls == [len(pictures), len(texts)]
     for language, means in best.calibration.items():
         number = best.languages.index(language)
-        assert best.found.means()[number] >= max(means["matched"], other.found.means()[number])
-    assert best.found.figure() > other.found.figure()
+        assert best.scores.means()[number] >= max(means["matched"], other.scores.means()[number])
+    assert best.scores.mean() > other.scores.mean()
 
 
 def test_a_judge_sees_transparent_images_on_its_own_background(task, monkeypatch):
@@ -190,7 +192,7 @@ def test_a_judge_sees_transparent_images_on_its_own_background(task, monkeypatch
 
     monkeypatch.setattr(CaptionSet, "open", spy)
     images, captions = (np.ones((len(x), 1), np.float32) for x in (task.images, task.texts))
-    Judge(scorer).of("task", task, Encoded(images, images[:, None], captions))
+    Judge(scorer).score("task", task, ImageTextEmbeddings(images, images[:, None], captions))
     assert seen == {(1, 2, 3)}
 
 
@@ -212,15 +214,16 @@ def test_results_have_the_judgement_and_the_picture(task, tmp_path):
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
         albef.abstract_params(CONFIG.model),
     )
-    programs = make_programs(CONFIG.model)
+    compiled = SimpleNamespace(encoders=make_encoders(CONFIG.model))
+    setup = SimpleNamespace(config=CONFIG, compiled=compiled, inputs=inputs, workdir=tmp_path)
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
-        tasks = ALBEF.results(CONFIG, inputs, programs, params, mesh, tmp_path)
-    report = json.loads(json.dumps(tasks, allow_nan=False))["task"]["trained"][CLIPSCORE]
+        reports = ALBEF.evaluate(setup, params)
+    report = json.loads(json.dumps(reports, allow_nan=False))["task"]["trained"][CLIPSCORE]
     assert report["by_language"].keys() == report["calibration"].keys() == {*task.pool.languages}
-    measured = read_measured(tmp_path / values_file("task"))
-    totals = {measure.key: totals for measure, totals in measured.totals}
-    assert float(totals[CLIPSCORE].figure()) == pytest.approx(report["mean"])
+    measured = read_run_metrics(tmp_path / values_file("task"))
+    totals = {measure.key: totals for measure, totals in measured.sums}
+    assert float(totals[CLIPSCORE].mean()) == pytest.approx(report["mean"])
     assert (tmp_path / "retrieved_task.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -229,13 +232,13 @@ def test_the_picture_frames_what_is_right(task):
     groups = np.unique(pool.image_group)
     images = np.eye(len(groups), dtype=np.float32)[np.searchsorted(groups, pool.image_group)]
     captions = np.eye(len(groups), dtype=np.float32)[np.searchsorted(groups, pool.caption_group)]
-    encoded = Encoded(images, images[:, None], captions)
-    chosen = captions_to_draw(task)
+    encoded = ImageTextEmbeddings(images, images[:, None], captions)
+    chosen = choose_captions(task)
     assert len(set(pool.caption_language[chosen].tolist())) == len(chosen) == CAPTIONS
     assert len(set(pool.caption_group[chosen].tolist())) == CAPTIONS
-    axes = np.reshape(retrieved(task, encoded, WHITE).axes, (CAPTIONS, 1 + IMAGES))
+    axes = np.reshape(draw_retrieved_images(task, encoded, WHITE).axes, (CAPTIONS, 1 + IMAGES))
     for row, caption in zip(axes, chosen):
-        right = [same_color(cell.spines["top"].get_edgecolor(), RIGHT) for cell in row[1:]]
+        right = [same_color(cell.spines["top"].get_edgecolor(), RELEVANT) for cell in row[1:]]
         copies = int((pool.image_group == pool.caption_group[caption]).sum())
         assert right == [place < copies for place in range(IMAGES)]
         assert pool.languages[pool.caption_language[caption]] in row[0].texts[0].get_text()
@@ -245,5 +248,5 @@ def test_scripts_and_fonts():
     texts = ("Hund", "pes 2", "собака", "σκύλος", "कुत्ता", "狗", "12")
     scripts = ["LATIN", "LATIN", "CYRILLIC", "GREEK", "DEVANAGARI", "CJK", ""]
     assert [script_of(text) for text in texts] == scripts
-    assert "DejaVu Sans" in families_for("Hund: σκύλος")
-    assert families_for("\U0001fae8 \U00016a4f") == []  # a face, and a letter of Mro
+    assert "DejaVu Sans" in font_families("Hund: σκύλος")
+    assert font_families("\U0001fae8 \U00016a4f") == []  # a face, and a letter of Mro

@@ -24,7 +24,10 @@ from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import write_model
 from jaxir.models.trained import read_folder
 
-pytestmark = pytest.mark.slow  # minutes, most of them pip's
+pytestmark = [
+    pytest.mark.slow,  # minutes, most of them pip's
+    pytest.mark.xdist_group("wheel"),  # they share the environment
+]
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -36,14 +39,19 @@ SMALL = (
 
 
 def clean(**environment):
-    """An environment without what tests set: one device, no compiler settings, no hub."""
+    """The environment, with the cache of compiled programs but without what else tests set."""
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     return kept | {"HF_HUB_OFFLINE": "1"} | environment
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The Python of an environment that has the wheel and what it declares."""
+    """The Python of an environment that has the wheel and what it declares.
+
+    Or the one that $JAXIR_INSTALLED names, which has it already.
+    """
+    if "JAXIR_INSTALLED" in os.environ:
+        return Path(os.environ["JAXIR_INSTALLED"])
     folder = tmp_path_factory.mktemp("installed")
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
     wheels, source = folder / "wheels", folder / "source"
@@ -57,7 +65,9 @@ def installed(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
     python = folder / "env/bin/python"
     (wheel,) = wheels.glob("jaxir-*.whl")
-    subprocess.run([python, *pip, "install", str(wheel)], check=True, env=clean())
+    # of most modules no bytecode is needed
+    install = (*pip, "install", "--no-compile", str(wheel))
+    subprocess.run([python, *install], check=True, env=clean())
     return python
 
 
@@ -129,7 +139,7 @@ def test_a_flagship_config_trains(installed, data, folders, tmp_path, config, in
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert set(results["used"]["query_languages"]) == {"en", *tfds_downloads.TRANSLATED}
     assert min(results["data"][blemish] for blemish in ("repaired", "dropped")) > 0
-    assert np.isfinite(results["tasks"]["held_out"]["trained"]["multilingual"]["map"])
+    assert np.isfinite(results["datasets"]["held_out"]["trained"]["multilingual"]["map"])
     exported = read_folder(str(tmp_path / "run/export"))
     assert exported.config.encoder.architecture == init
     assert (exported.query_prefix, exported.passage_prefix) == ("Query: ", "Passage: ")
@@ -151,7 +161,7 @@ def test_the_flagship_sweep_trains(installed, data, folders, tmp_path):
 READ_CAPTIONS = """
 from pathlib import Path
 from jaxir.config import ImageSource
-from jaxir.vision.data.sources import read_tfds
+from jaxir.vision.data.readers import read_tfds
 source = ImageSource("tfds", "coco_captions/2014", languages=("en",), split="val")
 found = list(read_tfds(source, Path("."), None))
 print(len(found), sum(len(one.captions["en"]) for one in found))
@@ -170,7 +180,7 @@ from collections import Counter
 from pathlib import Path
 import tensorflow_datasets
 from jaxir.config import Source
-from jaxir.data.sources import read_rows
+from jaxir.data.readers import read_rows
 Path(f"ready-{os.getpid()}").touch()
 while len(list(Path(".").glob("ready-*"))) < 3:
     time.sleep(0.01)
@@ -206,7 +216,7 @@ import sys, time
 from collections import Counter
 from pathlib import Path
 from jaxir.config import Source
-from jaxir.data.sources import read_rows
+from jaxir.data.readers import read_rows
 from jaxir.errors import UserError
 time.sleep = lambda seconds: None  # between TFDS's tries to reach a server, which go on for minutes
 sources = [(path, split) for path, split in (word.split("#") for word in sys.argv[1:])]

@@ -34,6 +34,7 @@ def evaluate(model, tmp_path):
     return report, report["systems"][str(model)]
 
 
+@pytest.mark.timed
 def test_minilm_on_the_whole_of_xquad_r(tmp_path):
     """The figures to their printed digits, and where the time goes."""
     minilm = pytest.importorskip(

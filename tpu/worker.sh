@@ -31,15 +31,18 @@ birth() { # PID
 # Sets pid.
 running() { # RUN
   local birthday born
-  { read -r pid birthday <"runs/$1/process"; } 2>/dev/null || return 1
+  { read -r pid birthday _ <"runs/$1/process"; } 2>/dev/null || return 1
   birth "$pid"
   [[ -n $birthday && $born == "$birthday" ]]
 }
 
-# A process that has ended is followed by its status, unless the machine went with it.
+# The shell that started a process writes down its status, unless the machine was restarted.
 wait_for_status() {
-  for _ in {1..20}; do
-    [[ ! -e runs/$run/status ]] || break
+  local shell birthday born
+  { read -r _ _ shell birthday <"runs/$run/process"; } 2>/dev/null || return 0
+  while [[ ! -e runs/$run/status ]]; do
+    birth "$shell"
+    [[ -n $birthday && $born == "$birthday" ]] || break
     sleep 0.1
   done
 }
@@ -133,7 +136,7 @@ start() { # RUN ARGUMENTS
 }
 
 train() { # RUN
-  local arguments pid born status=1 line
+  local arguments pid born own status=1 line
   mapfile -d '' -t arguments < <(base64 -d <"runs/$1/arguments")
   if [[ -e secrets ]]; then
     while IFS= read -r line || [[ -n $line ]]; do
@@ -147,8 +150,10 @@ train() { # RUN
   PYTHONUNBUFFERED=1 "$home/env/bin/python" -m jaxir.train "${arguments[@]}" &
   pid=$!
   cd "$home"
+  birth $$
+  own=$born
   birth "$pid"
-  echo "$pid $born" >"runs/$1/process.new"
+  echo "$pid $born $$ $own" >"runs/$1/process.new"
   mv "runs/$1/process.new" "runs/$1/process"
   while :; do
     wait "$pid" && status=0 || status=$?

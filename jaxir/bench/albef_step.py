@@ -1,4 +1,4 @@
-"""What a training step of ALBEF takes, and what each of its losses adds to that.
+"""Speed and memory of a training step of ALBEF, with ITC alone and with each further loss.
 
 Dimension key: B rows, S image side, L tokens.
 """
@@ -20,25 +20,25 @@ from jaxir.config import (
     OptimizerConfig,
     VitConfig,
 )
-from jaxir.data.pipeline import Batch
+from jaxir.data.batch import Batch
 from jaxir.runtime.mesh import make_mesh, to_devices
-from jaxir.training.step import compile_step, make_state
-from jaxir.vision.evaluation.image_task import make_programs
+from jaxir.training.step import TrainStep, make_state
+from jaxir.vision.evaluation.encoders import make_encoders
 from jaxir.vision.training.albef import ALBEF
 
 VITS = {
     "small": VitConfig(image_size=64, hidden_size=256, layers=4, heads=4, intermediate_size=1024),
     "xlm-r-base": VitConfig(image_size=256),
 }
-QUEUES = {"small": 1_024, "xlm-r-base": 65_536}  # or what is next to it that the batch divides
-LENGTHS = (8, 20)  # tokens of made-up captions
-# each row of the table has one more
+QUEUES = {"small": 1_024, "xlm-r-base": 65_536}  # rounded down to a multiple of the batch
+LENGTHS = (8, 20)  # tokens of synthetic captions
+# Losses by the name of the variant that adds them, to those before it.
 LOSSES = {"ITC": "itc", "+ ITM": "itm", "+ MLM": "mlm", "+ momentum": "momentum"}
-STEPS = 4  # in a round
+STEPS = 4  # per round
 
 
 def run_config(shape: str, batch_size: int, dtype: str, dropout: float) -> AlbefConfig:
-    """A run with ALBEF's settings, half of the text layers for fusion; dropout is the texts'."""
+    """A run with ALBEF's settings, half of the text layers for fusion; dropout is the text's."""
     text = dataclasses.replace(workloads.SHAPES[shape], dropout=dropout, attention_dropout=dropout)
     vit = VITS[shape]
     model = AlbefModelConfig(
@@ -58,8 +58,8 @@ def run_config(shape: str, batch_size: int, dtype: str, dropout: float) -> Albef
     )
 
 
-def made_up_batch(config: AlbefConfig) -> Batch:
-    """Random pixels and captions of made-up lengths, each image with one caption."""
+def synthetic_batch(config: AlbefConfig) -> Batch:
+    """Random images, each with one caption of random tokens."""
     rng = np.random.default_rng(0)
     rows, side = config.batch_size, config.captions.image_size
     lengths = rng.integers(LENGTHS[0], LENGTHS[1] + 1, rows).astype(np.int32)
@@ -67,85 +67,89 @@ def made_up_batch(config: AlbefConfig) -> Batch:
     return {
         "pixels": rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
         "image_group": np.arange(rows, dtype=np.int32),
-        "caption_ids": workloads.made_up_ids(rng, lengths, limit, config.model.text),
+        "caption_ids": workloads.synthetic_ids(rng, lengths, limit, config.model.text),
         "caption_lengths": lengths,
         "other_ids": np.empty((rows, 0), np.int32),
         "other_lengths": np.zeros(rows, np.int32),
     }
 
 
-class Variants:
-    """Steps with some of the losses, on one state, so that not each needs a state of its own."""
+class LossVariants:
+    """Compiled steps with different losses that share one state, to save memory."""
 
     def __init__(self, config: AlbefConfig, mesh: jax.sharding.Mesh, losses: dict[str, str]):
-        """Compiles them: each has its own part and those before it."""
-        self.state = make_state(config, None, mesh, ALBEF.objective)
-        self.batch = to_devices(made_up_batch(config), mesh)
+        """Compile a step for each of `losses`, which adds its loss to those before it."""
+        self.state = make_state(config, None, mesh, ALBEF)
+        self.batch = to_devices(synthetic_batch(config), mesh)
         self.configs: dict[str, AlbefConfig] = {}
-        self.programs: dict[str, Any] = {}
+        self.train_steps: dict[str, TrainStep] = {}
         self.peak_bytes: dict[str, float] = {}
-        parts = dict.fromkeys(LOSSES.values(), False)
-        for name, part in losses.items():
-            parts[part] = True
-            loss = dataclasses.replace(config.loss, **parts)
-            one = self.configs[name] = dataclasses.replace(config, loss=loss)
-            program, cost = compile_step(one, self._state(name), self.batch, ALBEF.objective)
-            self.programs[name], self.peak_bytes[name] = program, cost["peak_bytes"]
+        enabled = dict.fromkeys(LOSSES.values(), False)
+        for name, added in losses.items():
+            enabled[added] = True
+            loss = dataclasses.replace(config.loss, **enabled)
+            variant = self.configs[name] = dataclasses.replace(config, loss=loss)
+            step = TrainStep(variant, ALBEF)
+            self.peak_bytes[name] = step.compile(self._state(name), self.batch).peak_bytes
+            self.train_steps[name] = step
 
     def _state(self, name: str) -> dict[str, Any]:
-        """What a variant's step takes of the state."""
-        carries = self.configs[name].loss.momentum
-        return {key: part for key, part in self.state.items() if carries or key != "aux_state"}
+        """The part of the state that a variant's step takes: the aux state is momentum's."""
+        momentum = self.configs[name].loss.momentum
+        return {key: part for key, part in self.state.items() if momentum or key != "aux_state"}
 
     def steps(self, name: str) -> float:
-        """Take some; the last one's loss."""
+        """Take the steps of a round, and return the last one's loss."""
         for _ in range(STEPS):
-            state, metrics = self.programs[name](self._state(name), self.batch)
+            state, metrics = self.train_steps[name](self._state(name), self.batch)
             self.state |= state
         return float(metrics["loss"])
 
 
 def measure(config: AlbefConfig, rounds: int) -> dict[str, Any]:
-    """Steps with ITC only, and with one part more each time, in turns; the towers by themselves.
+    """Speed of steps with ITC alone and with one more loss each time, in turn, and of the towers.
 
     Args:
         config: the run.
-        rounds: how often each is measured.
+        rounds: number of times that each is measured.
     """
     mesh = make_mesh(config)
     with jax.set_mesh(mesh):
-        variants = Variants(config, mesh, LOSSES)
+        variants = LossVariants(config, mesh, LOSSES)
         params = variants.state["params"]["model"]
-        figures: dict[str, Any] = {
-            "images a step": config.batch_size,
+        results: dict[str, Any] = {
+            "images per step": config.batch_size,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "precision": config.model.compute_dtype,
-            "image side": config.captions.image_size,
-            "tokens of a caption, padding included": config.captions.max_caption_tokens,
-            "queue": config.loss.queue,
+            "image size": config.captions.image_size,
+            "tokens per caption, padding included": config.captions.max_caption_tokens,
+            "queue size": config.loss.queue,
         }
-        calls = {name: partial(variants.steps, name) for name in variants.programs}
-        seconds = timing.in_turns(calls, rounds)
-        towers = timing.in_turns(_towers(config, variants), rounds)
+        calls = {name: partial(variants.steps, name) for name in variants.train_steps}
+        seconds = timing.alternate(calls, rounds)
+        towers = timing.alternate(_towers(config, variants), rounds)
     for name, times in seconds.items():
         steps = [x / STEPS for x in times]
-        loss, a_second = variants.configs[name].loss, config.batch_size / float(np.median(steps))
-        figures[name] = {
-            "seconds a step": timing.spread(steps),
-            "images a second": a_second,
-            # a pair and its two negatives, and the pair with its caption masked
-            "pairs a second through the fusion layers": a_second * (3 * loss.itm + loss.mlm),
-            "planned peak of memory, GiB": variants.peak_bytes[name] / 2**30,
+        loss = variants.configs[name].loss
+        images_per_second = config.batch_size / float(np.median(steps))
+        results[name] = {
+            "seconds per step": timing.spread(steps),
+            "images per second": images_per_second,
+            # ITM takes each pair and its two hard negatives, MLM the pair with a masked caption
+            "pairs per second through the fusion layers": (
+                images_per_second * (3 * loss.itm + loss.mlm)
+            ),
+            "planned peak memory, GiB": variants.peak_bytes[name] / 2**30,
         }
-    figures["seconds of the towers, forward"] = {
+    results["forward seconds of the towers"] = {
         name: timing.spread(times) for name, times in towers.items()
     }
-    return figures
+    return results
 
 
-def _towers(config: AlbefConfig, variants: Variants) -> dict[str, Callable[[], object]]:
-    """What the batch's images and captions take by themselves, without a gradient."""
-    programs, batch = make_programs(config.model), variants.batch
+def _towers(config: AlbefConfig, variants: LossVariants) -> dict[str, Callable[[], object]]:
+    """Calls that encode the batch's images and its captions, without a gradient."""
+    programs, batch = make_encoders(config.model), variants.batch
     params = variants.state["params"]["model"]
     texts = (batch["caption_ids"], batch["caption_lengths"])
     return {

@@ -1,4 +1,4 @@
-"""The work that training is measured on: shapes of models, and batches as real data makes them.
+"""Workloads that training is measured on: model shapes, and batches with real lengths of texts.
 
 Dimension key: B pairs, L tokens.
 """
@@ -22,11 +22,12 @@ from jaxir.config import (
     Shares,
     Source,
 )
-from jaxir.data import pipeline
+from jaxir.data import batch as batch_layout
+from jaxir.data.batch import Batch, BatchLayout, texts_per_row
 from jaxir.data.collection import read_collection
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.packing import enough_rows, pack, pack_batch, row_counts, texts_a_row
-from jaxir.data.pipeline import Batch, Loader, tokenize
+from jaxir.data.packing import enough_rows, pack, pack_batch, row_counts
+from jaxir.data.pipeline import Loader, tokenize
 from jaxir.models.hf import read_tokenizer
 
 SHAPES = {
@@ -35,16 +36,17 @@ SHAPES = {
     ),
     "xlm-r-base": EncoderConfig(),
 }
-# Lengths in tokens of MLQA's questions and paragraphs (five languages of questions, four of
-# paragraphs, one question and one paragraph a row), WordPiece of BERT's multilingual vocabulary,
-# cut to 64 and 256: the smallest, then each further sixteenth.
+# Quantiles of the lengths of MLQA's questions and paragraphs (questions in five languages,
+# paragraphs in four, one of each per pair), in WordPiece tokens of BERT's multilingual vocabulary,
+# truncated to 64 and 256: the shortest, then in steps of a sixteenth.
 QUERY_LENGTHS = (8, 12, 14, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22, 24, 26, 29, 64)
 PASSAGE_LENGTHS = (
     *(13, 51, 69, 84, 98, 112, 125, 140, 156, 174, 194, 218, 247),
     *(256, 256, 256, 256),
 )
+# MLQA test sets: languages of the questions by that of the paragraph
 LANGUAGES = {"es": "ar de hi vi zh", "de": "ar es hi vi zh", "zh": "ar de es hi vi", "vi": "de"}
-BATCHES = 4  # that are met in a round
+BATCHES = 4  # per round
 
 
 def run_config(
@@ -69,8 +71,8 @@ def run_config(
     )
 
 
-def made_up_batches(config: Config, devices: int) -> tuple[list[Batch], list[Batch]]:
-    """Batches of random ids with MLQA's lengths: a row a text, and the same with shared rows."""
+def synthetic_batches(config: Config, devices: int) -> tuple[list[Batch], list[Batch]]:
+    """Batches of random ids with MLQA's lengths, padded, and the same texts packed."""
     rng = np.random.default_rng(0)
     model, pairs = config.model, config.batch_size
     padded = []
@@ -80,54 +82,61 @@ def made_up_batches(config: Config, devices: int) -> tuple[list[Batch], list[Bat
             ("query", QUERY_LENGTHS, model.max_query_tokens),
             ("passage", PASSAGE_LENGTHS, model.max_passage_tokens),
         ):
-            sixteenths = rng.random(pairs) * (len(table) - 1)
-            lengths = np.interp(sixteenths, np.arange(len(table)), table).astype(np.int32)
-            batch[f"{side}_ids"] = made_up_ids(rng, lengths, limit, model.encoder)
+            # inverse transform sampling: a uniform number is a quantile, between two of the table
+            quantiles = rng.random(pairs) * (len(table) - 1)
+            lengths = np.interp(quantiles, np.arange(len(table)), table).astype(np.int32)
+            batch[f"{side}_ids"] = synthetic_ids(rng, lengths, limit, model.encoder)
             batch[f"{side}_lengths"] = lengths
             batch[f"{side}_cluster"] = np.arange(pairs, dtype=np.int32)
         padded.append(batch)
-    return padded, _shared(config, padded, devices)
+    return padded, _packed(config, padded, devices)
 
 
-def made_up_ids(
+def synthetic_ids(
     rng: np.random.Generator, lengths: Int[np.ndarray, "B"], limit: int, encoder: EncoderConfig
 ) -> Int[np.ndarray, "B L"]:
-    """Random ids of texts of such lengths, padded to `limit`."""
-    # as often as words: the r-th most frequent one r times as seldom as the first
+    """Random ids of texts with these lengths, padded to `limit`."""
+    # a Zipf distribution, as words have: density 1/r over the ids, by its inverse N^u
     ids = (encoder.vocab_size - 4) ** rng.random((len(lengths), limit)) + 3
     inside = np.arange(limit)[None, :] < lengths[:, None]
     return np.where(inside, ids, encoder.pad_id).astype(np.int32)
 
 
-def _shared(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
-    width, limit = config.model.packed_length, config.model.max_query_tokens
-    most, pairs = texts_a_row(width, limit), config.batch_size
+def _packed(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
+    """Batches of the same texts, packed as `Loader` packs them."""
+    model, pairs = config.model, config.batch_size // devices
+    width, limit = model.packed_length, model.max_query_tokens
+    max_texts = texts_per_row(width, limit)
     packings = []
     for batch in padded:
         lengths = [batch[f"{side}_lengths"].reshape(devices, -1) for side in ("query", "passage")]
-        packings.append([pack(own, width, most) for own in np.concatenate(lengths, axis=1)])
+        by_device = np.concatenate(lengths, axis=1)
+        packings.append([pack(of_device, width, max_texts) for of_device in by_device])
+    # all devices have as many rows as the one that needs most, rounded up to one of a few counts,
+    # each of which is compiled
     needed = [max(packing.rows for packing in of_batch) for of_batch in packings]
-    enough = enough_rows(pairs // devices, pairs // devices, width, limit)
+    enough = enough_rows(pairs, pairs, width, limit)
     counts = row_counts(needed, enough, config.scale.grad_cache_chunk or 1)
     batches = []
     for batch, of_batch, rows in zip(padded, packings, needed):
         count = next(count for count in counts if count >= rows)
-        shape = (count, width, most)
-        shared = pack_batch(batch, of_batch, shape, 0, pairs, config.model.encoder.pad_id)
+        layout = BatchLayout(pairs, 0, limit, model.max_passage_tokens, width, count)
+        pad_id = model.encoder.pad_id
+        packed = pack_batch(batch, of_batch, layout, 0, config.batch_size, pad_id)
         kept = {name: array for name, array in batch.items() if not name.endswith("_ids")}
-        batches.append(kept | {name: array.astype(np.int32) for name, array in shared.items()})
+        batches.append(kept | {name: array.astype(np.int32) for name, array in packed.items()})
     return batches
 
 
-def for_mlqa(config: Config, directory: Path) -> Config:
-    """The same run, with a table of as many embeddings as the tokens that MLQA's texts may have.
+def with_mlqa_vocab(config: Config, directory: Path) -> Config:
+    """The run with a vocabulary that holds all tokens of MLQA's texts.
 
     Args:
         config: the run.
         directory: holds `tokenizers/mbert-cased-vocab.txt`.
 
     Raises:
-        UserError: the file is not there.
+        UserError: the file is missing.
     """
     encoder = config.model.encoder
     size = max(encoder.vocab_size, len(_mlqa_tokenizer(directory)))
@@ -140,16 +149,16 @@ def _mlqa_tokenizer(directory: Path) -> Any:
 
 
 def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> Loader:
-    """A loader of MLQA's pairs, as training would have it, with equal shares of three kinds.
+    """A training loader of MLQA's pairs: monolingual, cross-lingual and multilingual, equal shares.
 
     Args:
         config: the run.
         directory: holds `mlqa-test-pairs` and `tokenizers/mbert-cased-vocab.txt`.
-        devices: that share a batch.
+        devices: number that share a batch.
         cache: folder of the token cache.
 
     Raises:
-        UserError: a file is not there.
+        UserError: a file is missing.
     """
     sources = tuple(
         Source(
@@ -174,21 +183,21 @@ def mlqa_loader(config: Config, directory: Path, devices: int, cache: Path) -> L
         hard_negatives=0,
         packed_length=model.packed_length,
         devices=devices,
-        rows_at_once=config.scale.grad_cache_chunk or 1,
+        grad_cache_chunk=config.scale.grad_cache_chunk or 1,
     )
 
 
-def tokens_of(batches: list[Batch]) -> tuple[int, int]:
-    """Tokens of texts in some batches, and tokens that are computed, padding included."""
-    real, places = zip(*map(pipeline.tokens_of, batches))
-    return sum(real), sum(places)
+def count_tokens(batches: list[Batch]) -> tuple[int, int]:
+    """Tokens of the texts in some batches, and tokens computed, padding included."""
+    text_tokens, all_tokens = zip(*map(batch_layout.count_tokens, batches))
+    return sum(text_tokens), sum(all_tokens)
 
 
-def useful_flops(config: Config, batches: list[Batch]) -> float:
-    """Floating-point operations of the encoder's matrix products that the texts themselves ask for.
+def model_flops(config: Config, batches: list[Batch]) -> float:
+    """FLOPs of the encoder's matrix products on the texts' own tokens, the numerator of MFU.
 
-    Three passes (one forward, two backward) over the tokens of the texts, each attending to those
-    of its own text; neither padding nor what is computed again counts.
+    One forward and one backward pass over the tokens of the texts, each attending to those of its
+    own text; neither padding nor rematerialization counts.
     """
     encoder = config.model.encoder
     width, inner = encoder.hidden_size, encoder.intermediate_size
@@ -196,6 +205,10 @@ def useful_flops(config: Config, batches: list[Batch]) -> float:
     for batch in batches:
         for side in ("query", "passage"):
             lengths = batch[f"{side}_lengths"].astype(float)
+            # per token: query, key, value and output projections, two layers of the MLP; a product
+            # takes 2 FLOPs for each weight
             dense = 2 * (4 * width * width + 2 * width * inner) * lengths
+            # attention: scores and weighted values, each 2 * width FLOPs for a pair of tokens
             total += float((dense + 4 * width * lengths**2).sum())
+    # the backward pass has two products for each of the forward pass: by input and by weight
     return 3.0 * encoder.layers * total

@@ -1,1 +1,1 @@
-"""Public benchmarks, each read into a `RetrievalDataset`."""
+"""Benchmarks, each read into a `RetrievalDataset`, and a model's report on them."""

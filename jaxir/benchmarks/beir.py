@@ -1,11 +1,11 @@
-"""A collection of one's own, in BEIR's files (arXiv 2104.08663).
+"""A user's own collection in BEIR's format (arXiv 2104.08663).
 
     corpus.jsonl    {"_id": ..., "title": ..., "text": ...}
     queries.jsonl   {"_id": ..., "text": ...}
     qrels/test.tsv  query-id, corpus-id, score
 
-A corpus or queries in several languages name each row's in `language`; queries that ask the same in
-different languages share a `question`. The first two files may be gzipped.
+In a collection of several languages each row names its own in `language`; queries that ask the same
+in different languages share a `question`. The first two files may be gzipped.
 """
 
 import os
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxir.benchmarks.download import local_dataset
-from jaxir.benchmarks.judged import judged_set
+from jaxir.benchmarks.judged import judged_dataset
 from jaxir.data.files import json_records
-from jaxir.data.texts import Text, language_of, passage_of, text_of
+from jaxir.data.texts import Text, check_language_code, text_field, title_and_text
 from jaxir.errors import UserError
 from jaxir.evaluation.dataset import RetrievalDataset
 
@@ -23,31 +23,36 @@ UNKNOWN_LANGUAGE = "und"  # ISO 639's code for it
 
 
 def read_beir(directory: str, split: str = "test", language: str = "") -> RetrievalDataset:
-    """Read a folder, or a dataset of the hub, in BEIR's layout.
+    """Read a folder, or a dataset of the hub, in BEIR's format.
 
     Args:
-        directory: the folder, or OWNER/NAME.
-        split: which judgements: `qrels/SPLIT.tsv`.
+        directory: the folder, or OWNER/NAME on the hub.
+        split: of the judgements, `qrels/SPLIT.tsv`.
         language: of rows that name none.
 
     Raises:
-        UserError: names the file, line or id that is wrong.
+        UserError: names the file, line or id that is missing or wrong.
     """
     folder = local_dataset(directory, ("corpus.jsonl*", "queries.jsonl*", "qrels/*.tsv"))
     qrels = folder / "qrels" / f"{split}.tsv"
     if not qrels.is_file():
-        there = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
-        raise UserError(f"{qrels}: no such file; --split takes one of: {there}")
+        splits = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
+        raise UserError(f"{qrels}: no such file; --split takes one of: {splits}")
 
     def rows(stem: str, text: str) -> Iterator[Text]:
         for _, where, row in json_records(_file(folder, stem)):
-            spoken = str(row.get("language") or language or UNKNOWN_LANGUAGE)
-            body = passage_of(row, where) if text == "passage" else text_of(row, "text", where)
+            code = str(row.get("language") or language or UNKNOWN_LANGUAGE)
+            body = (
+                title_and_text(row, where) if text == "passage" else text_field(row, "text", where)
+            )
             question = "" if row.get("question") is None else str(row["question"])
-            yield Text(text_of(row, "_id", where), body, language_of(spoken, where), question)
+            yield Text(
+                text_field(row, "_id", where), body, check_language_code(code, where), question
+            )
 
-    name = Path(os.path.abspath(directory)).name  # a folder of the hub's is called by its commit
-    return judged_set(name, rows("queries", "query"), rows("corpus", "passage"), qrels)
+    # not the folder's name: a dataset of the hub is cached in a folder named by its commit
+    name = Path(os.path.abspath(directory)).name
+    return judged_dataset(name, rows("queries", "query"), rows("corpus", "passage"), qrels)
 
 
 def _file(folder: Path, stem: str) -> Path:

@@ -1,8 +1,8 @@
-"""The demo's benchmark: facts of CLDR that were kept from training, among sentences that mislead.
+"""The demo's benchmark: CLDR facts that are held out from training, among distractors.
 
-Two kinds of sentences mislead: those that tell other facts of the same territory, and those that
-tell of another territory with the same answer. Training has seen the territory and it has seen the
-relation, never the two together.
+There are two kinds of distractors: other facts of the same territory, and facts of another
+territory with the same answer. Training texts name the territory and the relation, but never both
+in one fact.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,35 +17,36 @@ from jaxir.data.cldr import (
     held_out_facts,
     passage,
     question,
-    stateless_hash,
 )
+from jaxir.data.hashing import hash_words
 from jaxir.evaluation.dataset import RetrievalDataset
 
 
 def distractor_facts(
     held_out: Sequence[Fact], same_territory: int, same_answer: int
 ) -> tuple[Fact, ...]:
-    """For each held-out fact, training facts of its territory and others with its answer.
+    """Training facts that share the territory, or relation and answer, of a held-out fact.
 
     Args:
-        held_out: the facts asked for.
-        same_territory: that many other facts of the territory, at most.
-        same_answer: that many facts with the same relation and answer elsewhere, at most.
+        held_out: facts of the queries.
+        same_territory: maximum number of facts of the same territory, for each held-out fact.
+        same_answer: maximum number of facts with the same relation and answer, likewise.
     """
-    asked = set(held_out)
-    candidates = [fact for fact in all_facts() if fact not in asked]
-    chosen: dict[Fact, None] = {}
+    excluded = set(held_out)
+    candidates = [fact for fact in all_facts() if fact not in excluded]
+    distractors: dict[Fact, None] = {}  # in the order of their insertion
     for fact in held_out:
-        same = [other for other in candidates if other.territory == fact.territory]
-        chosen |= dict.fromkeys(_draw(fact, same, same_territory))
+        similar = [other for other in candidates if other.territory == fact.territory]
+        distractors |= dict.fromkeys(_sample(fact, similar, same_territory))
         key = (fact.relation, fact.answer)
-        same = [other for other in candidates if (other.relation, other.answer) == key]
-        chosen |= dict.fromkeys(_draw(fact, same, same_answer))
-    return tuple(chosen)
+        similar = [other for other in candidates if (other.relation, other.answer) == key]
+        distractors |= dict.fromkeys(_sample(fact, similar, same_answer))
+    return tuple(distractors)
 
 
-def _draw(fact: Fact, others: Iterable[Fact], number: int) -> list[Fact]:
-    return sorted(others, key=lambda other: stateless_hash(fact.id, other.id))[:number]
+def _sample(fact: Fact, facts: Iterable[Fact], count: int) -> list[Fact]:
+    """A sample of facts, the same in every process."""
+    return sorted(facts, key=lambda other: hash_words(fact.id, other.id))[:count]
 
 
 def cldr_dataset(
@@ -54,21 +55,22 @@ def cldr_dataset(
     same_territory: int = 3,
     same_answer: int = 2,
 ) -> RetrievalDataset:
-    """The held-out facts as questions, in one pool of all languages with their distractors.
+    """Questions about the held-out facts; one multilingual pool of their answers and distractors.
 
     Args:
-        languages: none named: all that have wordings.
+        languages: empty: all that have wordings.
         seed: of the held-out split; `read_cldr` leaves out that of `HELD_OUT_SEED`.
-        same_territory: distractors of the same territory for each fact, at most.
-        same_answer: distractors with the same answer for each fact, at most.
+        same_territory: maximum number of distractors of the same territory for each fact.
+        same_answer: maximum number of distractors with the same answer for each fact.
 
     Raises:
-        UserError: there are no wordings in one of the languages.
+        UserError: a language has no wordings.
     """
     languages = check_languages(languages)
     held_out = held_out_facts(seed)
     pool = (*held_out, *distractor_facts(held_out, same_territory, same_answer))
-    right_answers = np.arange(len(languages)) * len(pool) + np.arange(len(held_out))[:, None]
+    # fact i is passage i of each language's part of the pool: relevant in all languages
+    relevant = np.arange(len(languages)) * len(pool) + np.arange(len(held_out))[:, None]
     return RetrievalDataset(
         name="CLDR",
         languages=languages,
@@ -78,6 +80,6 @@ def cldr_dataset(
         passages=[passage(fact, language) for language in languages for fact in pool],
         passage_ids=[f"{fact.id}:{language}" for language in languages for fact in pool],
         passage_language=np.repeat(np.arange(len(languages)), len(pool)),
-        relevant=np.tile(right_answers, (len(languages), 1)),
+        relevant=np.tile(relevant, (len(languages), 1)),
         question=np.tile(np.arange(len(held_out)), len(languages)),
     )

@@ -1,4 +1,4 @@
-"""Files of benchmarks from where they are published: whole or not at all, and only once."""
+"""Downloads of benchmark files, verified and cached."""
 
 import hashlib
 import http.client
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxir.errors import UserError
+from jaxir.models.hf import local_folder
 from jaxir.progress import progress_bar
-from jaxir.runtime.hub import fetch
 
 XQUAD_R_URL = (
     "https://raw.githubusercontent.com/google-research-datasets/lareqa/"
@@ -30,33 +30,33 @@ XQUAD_R_SHA256 = {
     "zh.json": "80c2cde7b9c2fb134c303cbb52f2ba396ead9eb0014aec43993543d2ba9e93ed",
 }
 TIMEOUT = 60  # seconds without a byte
-PIECE = 1 << 16
-MOST_BYTES = 1 << 28  # no file of these benchmarks is near that
+CHUNK_BYTES = 1 << 16
+MAX_BYTES = 1 << 28  # far more than any file of these benchmarks has
 
 
 def cache_folder() -> Path:
-    """Where downloads and tokens are kept: $JAXIR_CACHE, or `jaxir` among the user's caches."""
+    """The folder for downloads and token ids: $JAXIR_CACHE, or `jaxir` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("JAXIR_CACHE") or Path(base) / "jaxir")
 
 
 def xquad_r_folder() -> Path:
-    """XQuAD-R's files, downloaded unless they are there already."""
+    """The folder of XQuAD-R's files, downloaded if they are not cached."""
     folder = cache_folder() / "xquad-r"
     download(XQUAD_R_URL, XQUAD_R_SHA256, folder)
     return folder
 
 
 def download(url: str, sha256: Mapping[str, str], folder: Path) -> None:
-    """Fetch files that the folder lacks; one that broke off goes on where it stopped.
+    """Download files that the folder lacks; an interrupted download is resumed.
 
     Args:
-        url: of the folder they are published in, ending in "/".
+        url: of the folder in which they are published, ending in "/".
         sha256: of each file, by name.
-        folder: where they are put.
+        folder: for the files.
 
     Raises:
-        UserError: a file cannot be had, or is another than the published one.
+        UserError: a file cannot be downloaded, or is not the published one.
     """
     missing = [name for name in sha256 if not (folder / name).exists()]
     if not missing:
@@ -66,12 +66,12 @@ def download(url: str, sha256: Mapping[str, str], folder: Path) -> None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 _fetch(url + name, folder / name, sha256[name])
-            except (OSError, http.client.HTTPException) as error:  # urllib's are OSErrors too
+            except (OSError, http.client.HTTPException) as error:  # urllib's are OSErrors
                 reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or error
-                reason = " ".join(str(reason).split())  # one line, whatever the server said
+                reason = " ".join(str(reason).split())  # on one line
                 raise UserError(
-                    f"{url}{name}: cannot be downloaded to {folder} ({reason}); the same command "
-                    "goes on with it, and --directory reads a folder of yours"
+                    f"{url}{name}: cannot be downloaded to {folder} ({reason}); run the same "
+                    "command again to resume, or name a folder that has it with --directory"
                 ) from error
             bar.update()
 
@@ -83,14 +83,14 @@ def _fetch(url: str, path: Path, sha256: str) -> None:
         _append(url, part, begin)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code != 416:  # nothing is left to send
+        if error.code != 416:  # 416: the part is complete
             raise
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
-    if found != sha256:
+    actual = hashlib.sha256(part.read_bytes()).hexdigest()
+    if actual != sha256:
         part.unlink()
         raise UserError(
-            f"{url}: SHA-256 {found[:16]}... instead of {sha256[:16]}...: the file was cut off or "
-            "changed on the way; the same command fetches it again"
+            f"{url}: SHA-256 {actual[:16]}... instead of {sha256[:16]}...: the file was damaged in "
+            "the download; run the same command again"
         )
     part.replace(path)
 
@@ -98,31 +98,25 @@ def _fetch(url: str, path: Path, sha256: str) -> None:
 def _append(url: str, part: Path, begin: int) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        resumed = response.status == 206
-        with part.open("ab" if resumed else "wb") as file:
-            while piece := response.read(PIECE):
-                file.write(piece)
-                if file.tell() > MOST_BYTES:
+        is_resumed = response.status == 206
+        with part.open("ab" if is_resumed else "wb") as file:
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                if file.tell() > MAX_BYTES:
                     part.unlink()
-                    raise UserError(f"{url}: over {MOST_BYTES:,} bytes; that is not the benchmark")
-        if response.length:  # reading by pieces ends without an error
+                    raise UserError(f"{url}: over {MAX_BYTES:,} bytes; that is not the benchmark")
+        if response.length:  # bytes that did not come: reading in chunks raises no error of its own
             raise ConnectionError(f"broke off {response.length:,} bytes before the end")
 
 
 def local_dataset(name: str, patterns: Sequence[str]) -> Path:
-    """The folder itself, or the one that the hub's dataset of that name was downloaded to.
+    """The folder of that name, or the cached one of the hub's dataset, downloaded if need be.
 
     Args:
-        name: a folder, or OWNER/NAME of a dataset on the hub, at a revision with @REVISION.
-        patterns: which files of the dataset are needed.
+        name: a folder, or OWNER/NAME on the hub, or OWNER/NAME@REVISION.
+        patterns: files that are needed.
 
     Raises:
         UserError: there is neither.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    owned = name.partition("@")[0]
-    if folder.exists() or folder.is_absolute() or owned.count("/") != 1 or owned[:1] in ".~":
-        raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a dataset on the hub")
-    return fetch(name, "dataset", patterns)
+    return local_folder(name, "dataset", patterns, ignored=())

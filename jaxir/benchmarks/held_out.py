@@ -1,6 +1,7 @@
-"""The held-out part of a collection as a retrieval task, for evaluation during training.
+"""The held-out set of a collection as a dataset, for evaluation during training.
 
-Dimension key: G parallel groups, N languages, Q queries, P passages, R right answers of a query.
+Dimension key: G parallel groups, N languages, Q queries, P passages, R relevant passages of a query
+at most. `collection.query` and `collection.passage` are [G, N] indices of texts, -1 for none.
 """
 
 import numpy as np
@@ -11,19 +12,20 @@ from jaxir.evaluation.dataset import RetrievalDataset
 
 
 def held_out_dataset(collection: Collection) -> RetrievalDataset:
-    """Every query of the collection against every passage; those of the query's cluster are right.
+    """All queries of the collection against all passages; those of its cluster are relevant.
 
-    A parallel text stands on both sides. As a query it would find itself, so texts that are also a
-    passage of their language ask nothing, unless the collection holds nothing else.
+    In parallel data a text is query and passage, and as a query it would retrieve itself. So texts
+    that are also a passage of their language are no queries, unless there are no others.
     """
     group, language = np.nonzero(collection.query >= 0)
     text = collection.query[group, language]
-    asking = text != collection.passage[group, language]
-    if asking.any():
-        group, language, text = group[asking], language[asking], text[asking]
+    is_query_only = text != collection.passage[group, language]
+    if is_query_only.any():
+        group, language = group[is_query_only], language[is_query_only]
+        text = text[is_query_only]
     passage_group, passage_language = np.nonzero(collection.passage >= 0)
     passage_text = collection.passage[passage_group, passage_language]
-    # a text that two languages share stands in the pool once for each
+    # each text once; a text that two languages share once for each of them
     key = passage_language.astype(np.int64) * len(collection.texts) + passage_text
     _, first = np.unique(key, return_index=True)
     passage_language, passage_text = passage_language[first], passage_text[first]
@@ -41,18 +43,19 @@ def held_out_dataset(collection: Collection) -> RetrievalDataset:
             f"{collection.languages[x]} {i}" for x, i in zip(passage_language, passage_text)
         ],
         passage_language=passage_language,
-        relevant=_members(collection.cluster[group], clusters),
+        relevant=_cluster_passages(collection.cluster[group], clusters),
         question=group,
     )
 
 
-def _members(
-    wanted: Int[np.ndarray, "Q"], clusters: Int[np.ndarray, "P"]
+def _cluster_passages(
+    query_cluster: Int[np.ndarray, "Q"], passage_cluster: Int[np.ndarray, "P"]
 ) -> Int[np.ndarray, "Q R"]:
-    """Passages of each query's cluster, padded with -1."""
-    order = np.argsort(clusters, kind="stable")
-    first = np.searchsorted(clusters[order], wanted, side="left")
-    last = np.searchsorted(clusters[order], wanted, side="right")
-    places = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
-    inside = places < last[:, None]
-    return np.where(inside, order[np.minimum(places, len(order) - 1)], -1)
+    """Indices of the passages of each query's cluster, padded with -1."""
+    # after sorting by cluster those of one cluster are a range of `order`
+    order = np.argsort(passage_cluster, kind="stable")
+    start = np.searchsorted(passage_cluster[order], query_cluster, side="left")
+    end = np.searchsorted(passage_cluster[order], query_cluster, side="right")
+    positions = start[:, None] + np.arange((end - start).max(initial=1))[None, :]
+    in_cluster = positions < end[:, None]
+    return np.where(in_cluster, order[np.minimum(positions, len(order) - 1)], -1)

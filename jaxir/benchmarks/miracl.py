@@ -1,7 +1,7 @@
 """MIRACL: passages of Wikipedia that answer a question in the same language (arXiv 2210.09984).
 
-Monolingual, a language at a time, on the development set. The folder holds what the hub's
-`miracl/miracl` and `miracl/miracl-corpus` hold:
+Retrieval is monolingual, a dataset for each language, on the development set. The folder has the
+files of `miracl/miracl` and `miracl/miracl-corpus` on the hub:
 
     miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv   id, question
     miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv     id, Q0, passage, relevance
@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxir.benchmarks.download import local_dataset
-from jaxir.benchmarks.judged import judged_set
-from jaxir.data.files import json_records, lines_of
-from jaxir.data.texts import Text, passage_of, text_of
+from jaxir.benchmarks.judged import judged_dataset
+from jaxir.data.files import json_records, read_lines
+from jaxir.data.texts import Text, text_field, title_and_text
 from jaxir.errors import UserError
 from jaxir.evaluation.dataset import RetrievalDataset
 
-# questions of the development set and passages, from the paper's table 2 and the project's README
+# numbers of questions of the development set and of passages, from the paper's table 2 and the
+# project's README
 MIRACL = {
     "ar": (2_896, 2_061_414),
     "bn": (411, 297_265),
@@ -47,13 +48,13 @@ TOPICS, CORPUS = "miracl/miracl", "miracl/miracl-corpus"  # on the hub
 def read_miracl(
     directory: str = "", languages: Sequence[str] = (), split: str = "dev", whole: bool = True
 ) -> Iterator[RetrievalDataset]:
-    """Read one language after the other, so that only one is in memory.
+    """Read languages one after the other, each when it is asked for: only one is in memory.
 
     Args:
         directory: the folder; "": downloaded from the hub.
-        languages: their codes; none: all.
+        languages: their codes; empty: all.
         split: of topics and judgements.
-        whole: the published counts are asked for (of "dev"; other splits have the passages').
+        whole: require the published counts, of passages and in "dev" also of questions.
 
     Raises:
         UserError: names the language, file or line that is missing or wrong.
@@ -62,7 +63,7 @@ def read_miracl(
     if unknown:
         raise UserError(f"MIRACL has no language {unknown[0]!r}; it has {', '.join(MIRACL)}")
     if len(set(languages)) < len(languages):
-        raise UserError(f"--languages {','.join(languages)}: names one twice")
+        raise UserError(f"--languages {','.join(languages)}: names a language twice")
     return (_read_language(directory, language, split, whole) for language in languages or MIRACL)
 
 
@@ -87,31 +88,32 @@ def _read_language(directory: str, language: str, split: str, whole: bool) -> Re
         count = 0
         for _, where, row in itertools.chain.from_iterable(map(json_records, shards)):
             count += 1
-            yield Text(text_of(row, "docid", where), passage_of(row, where), language)
-        if whole and count != passages_published:  # before a judgement misses one of them
+            yield Text(text_field(row, "docid", where), title_and_text(row, where), language)
+        # checked here, before a judgement of an absent passage gives a less clear error
+        if whole and count != passages_published:
             raise UserError(
-                f"{corpus}: {count:,} passages, but MIRACL has {passages_published:,}: it is not "
-                "whole (--allow_partial reads it as a part)"
+                f"{corpus}: {count:,} passages, but MIRACL has {passages_published:,}: it is "
+                "incomplete; --allow_partial reads it anyway"
             )
 
     name = f"MIRACL {language}" + ("" if split == "dev" else f" {split}")
-    task = judged_set(
+    dataset = judged_dataset(
         name if whole else f"{name} (partial)",
         _topics(topics / "topics" / f"topics.{stem}", language),
         passages(),
         topics / "qrels" / f"qrels.{stem}",
         partial=not whole,
     )
-    if whole and split == "dev" and len(task.queries) != questions_published:
+    if whole and split == "dev" and len(dataset.queries) != questions_published:
         raise UserError(
-            f"{topics}: {len(task.queries):,} judged questions, but MIRACL has "
-            f"{questions_published:,}: it is not whole (--allow_partial reads it as a part)"
+            f"{topics}: {len(dataset.queries):,} judged questions, but MIRACL has "
+            f"{questions_published:,}: it is incomplete; --allow_partial reads it anyway"
         )
-    return task
+    return dataset
 
 
 def _topics(file: Path, language: str) -> Iterator[Text]:
-    for where, line in lines_of(file):
+    for where, line in read_lines(file):
         if not line.strip():
             continue
         fields = line.rstrip("\r\n").split("\t")
@@ -123,7 +125,11 @@ def _topics(file: Path, language: str) -> Iterator[Text]:
 
 
 def _shards(corpus: Path) -> list[Path]:
-    """The corpus's files in the order of their numbers; none is missing or there twice."""
+    """The corpus's files in the order of their numbers.
+
+    Raises:
+        UserError: a number is missing, or there are two files of it.
+    """
     shards: dict[int, Path] = {}
     for file in sorted(corpus.iterdir()):
         match = re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", file.name)

@@ -22,7 +22,7 @@ class AlbefLossConfig(TemperatureConfig):
     # soft targets and queues of a momentum model; off: one-hot targets, candidates of the batch
     momentum: bool = True
     momentum_coefficient: float = within(0.995, 0, 1)
-    # features; a multiple of the devices, and no fewer than the batch
+    # features; a multiple of the devices, and no fewer than the batch; without momentum unused
     queue: int = positive(65_536)
     alpha: float = within(0.4, 0, 1)  # share of the momentum model's soft targets
     ramp_steps: int = not_negative(10_000)  # in which that grows from 0 (the paper's first epoch)

@@ -32,7 +32,7 @@ class EmojiConfig:
 class ImageSource:
     """A source of images with captions. Relative paths are looked up in the data's directory."""
 
-    reader: str = "folder"  # a name in `jaxir.vision.data.sources.READERS`
+    reader: str = "folder"  # a name in `jaxir.vision.data.readers.READERS`
     images: str = ""  # folder; webdataset: tar, folder or glob of tars; tfds: "coco_captions/2014"
     captions: str = ""  # of folder: JSON lines, a file, folder or glob
     # those that are kept, none: all; of captions that name no language: theirs, one

@@ -28,7 +28,7 @@ class Fields:
 class Source:
     """A source of training rows. Relative paths are looked up under `DataConfig.directory`."""
 
-    reader: str = "jsonl"  # a name in `jaxir.data.sources.READERS`
+    reader: str = "jsonl"  # a name in `jaxir.data.readers.READERS`
     path: str = ""  # file, folder or glob ("{language}" is filled in); for tfds: "xquad/ar"
     languages: tuple[str, ...] = ()  # (query,), (query, passage), or those of the parallel files
     name: str = ""  # what reports call it; "": the path

@@ -106,14 +106,14 @@ class LoggingConfig:
 
 @dataclass
 class SweepConfig:
-    """Runs that differ in the shares of `kinds` and in the seed alone; see `jaxir.sweep.points`.
+    """Runs that differ in the shares of `kinds` and in the seed alone; see `jaxir.sweep.mixtures`.
 
     Without a point there is one run, of `hybrid.shares`.
     """
 
     kinds: tuple[str, ...] = ("monolingual", "cross_lingual", "multilingual")  # the three corners
     step: float = 0.0  # of a grid over all their shares: it divides 1; 0: no grid
-    named: tuple[str, ...] = ()  # of jaxir.sweep.points.NAMED, "uniform" for one
+    named: tuple[str, ...] = ()  # of jaxir.sweep.mixtures.NAMED, "uniform" for one
     shares: dict[str, Shares] = field(default_factory=dict)  # further points, by name
     seeds: int = positive(1)  # of each point: config.seed and those after it
 

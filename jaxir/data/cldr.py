@@ -1,13 +1,12 @@
 """Parallel questions and answers made on the fly from CLDR, through Babel: the demo's data.
 
 A fact is a (territory, relation) with an answer: the currency of Japan, the script of Serbia. It
-is told in every language that has wordings, so rows are parallel by construction and the fact's
+is worded in every language of `cldr_wordings`, so rows are parallel by construction and the fact's
 name is the id of its parallel group. Some facts of some territories are held out of training; the
 other facts of the same territories are not.
 """
 
-import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -19,9 +18,10 @@ from babel.languages import get_official_languages
 from babel.numbers import get_territory_currencies
 
 from jaxir.config import Source
+from jaxir.data.checks import choose_languages
 from jaxir.data.cldr_wordings import PASSAGES, QUESTIONS
-from jaxir.data.rows import Row
-from jaxir.errors import UserError
+from jaxir.data.hashing import hash_words
+from jaxir.data.rows import Row, RowMaker
 
 RELATIONS = tuple(QUESTIONS)
 LANGUAGES = tuple(QUESTIONS["currency"])
@@ -34,7 +34,7 @@ _TODAY = date(2025, 1, 1)  # currencies come and go: a fixed day keeps the facts
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing CLDR knows of a territory; `answer` is a code, equal for equal answers."""
+    """A relation of a territory and its answer in CLDR; equal answers have equal codes."""
 
     territory: str
     relation: str
@@ -44,12 +44,6 @@ class Fact:
     def id(self) -> str:
         """The fact's name, and that of its parallel group."""
         return f"{self.territory}:{self.relation}"
-
-
-def stateless_hash(*words: object) -> int:
-    """A 64-bit number that depends on nothing but the words."""
-    text = "\x1f".join(map(str, words))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _first_weekday(language: str, territory: str) -> str | None:
@@ -102,7 +96,7 @@ def _names(fact: Fact, language: str) -> tuple[str | None, str | None]:
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact that can be told in all languages, in a fixed order."""
+    """Every fact that has names in all languages, in a fixed order."""
     territories = sorted(
         set(get_global("territory_zones")) & set(get_global("territory_currencies"))
     )
@@ -112,17 +106,17 @@ def all_facts() -> tuple[Fact, ...]:
         for relation, answer in _answers(territory).items()
         if answer
     ]
-    return tuple(fact for fact in facts if all(_can_be_told(fact, code) for code in LANGUAGES))
+    return tuple(fact for fact in facts if all(_has_wording(fact, code) for code in LANGUAGES))
 
 
-def _can_be_told(fact: Fact, language: str) -> bool:
+def _has_wording(fact: Fact, language: str) -> bool:
     territory, answer = _names(fact, language)
     return bool(territory and answer) and territory != answer
 
 
 @cache
 def held_out_facts(seed: int = HELD_OUT_SEED) -> tuple[Fact, ...]:
-    """Facts kept from training: a few of some territories, whose other facts are trained on.
+    """Facts held out of training: a few of some territories, whose other facts are trained on.
 
     A pure function of the seed.
     """
@@ -130,55 +124,51 @@ def held_out_facts(seed: int = HELD_OUT_SEED) -> tuple[Fact, ...]:
     for fact in all_facts():
         by_territory.setdefault(fact.territory, []).append(fact)
     rich = [name for name, facts in by_territory.items() if len(facts) >= 2 * HELD_OUT_RELATIONS]
-    chosen = sorted(rich, key=lambda name: stateless_hash(seed, name))[:HELD_OUT_TERRITORIES]
+    chosen = sorted(rich, key=lambda name: hash_words(seed, name))[:HELD_OUT_TERRITORIES]
     return tuple(
         fact
         for name in sorted(chosen)
-        for fact in sorted(by_territory[name], key=lambda fact: stateless_hash(seed, fact.id))[
+        for fact in sorted(by_territory[name], key=lambda fact: hash_words(seed, fact.id))[
             :HELD_OUT_RELATIONS
         ]
     )
 
 
-def _tell(wordings: dict[str, dict[str, str]], side: str, fact: Fact, language: str) -> str:
-    options = wordings[fact.relation][language].split("|")
-    option = options[stateless_hash(side, fact.id, language) % len(options)]
-    return option.format(*_names(fact, language))
+def _word(wordings: dict[str, dict[str, str]], side: str, fact: Fact, language: str) -> str:
+    templates = wordings[fact.relation][language].split("|")
+    template = templates[hash_words(side, fact.id, language) % len(templates)]
+    return template.format(*_names(fact, language))
 
 
 def question(fact: Fact, language: str) -> str:
-    """The fact's question in a language; which wording is a stateless hash of the two."""
-    return _tell(QUESTIONS, "question", fact, language)
+    """The fact's question in a language, in a wording chosen by a hash of the two."""
+    return _word(QUESTIONS, "question", fact, language)
 
 
 def passage(fact: Fact, language: str) -> str:
-    """The sentence that states the fact in a language, chosen likewise."""
-    return _tell(PASSAGES, "passage", fact, language)
+    """The sentence that states the fact in a language, its wording chosen likewise."""
+    return _word(PASSAGES, "passage", fact, language)
 
 
 def check_languages(languages: Sequence[str]) -> tuple[str, ...]:
-    """The languages, or all of them if none is named.
+    """The languages, or all that have wordings if none is named.
 
     Raises:
         UserError: there are no wordings in one of them, or one is named twice.
     """
-    for language in languages:
-        if language not in LANGUAGES:
-            raise UserError(f"CLDR facts: no wordings in {language!r}; use {' '.join(LANGUAGES)}")
-    if len(set(languages)) < len(languages):
-        raise UserError(f"CLDR facts: a language stands twice in {' '.join(languages)}")
-    return tuple(languages) or LANGUAGES
+    return choose_languages(languages, LANGUAGES, "wordings of CLDR facts")
 
 
-def read_cldr(source: Source, directory: Path, passage_unit: str) -> Generator[Row, None, None]:
+def read_cldr(source: Source, directory: Path, make: RowMaker) -> Iterator[Row]:
     """The training facts in each of the source's languages (none named: all).
 
-    A reader as in `jaxir.data.sources`. There is no file, so `directory` does not matter; a passage
-    is one sentence, whatever the unit.
+    A reader as in `jaxir.data.readers`. Nothing is read, so nothing can be bad; a passage is one
+    sentence, whatever its unit.
 
     Raises:
         UserError: there are no wordings in one of the languages.
     """
+    del directory, make
     held_out = set(held_out_facts())
     for language in check_languages(source.languages):
         for fact in all_facts():

@@ -1,4 +1,4 @@
-"""How the demo asks for and states its facts: wordings by relation and language.
+"""Wordings of the demo's questions and facts, by relation and language.
 
 Wordings of one line are separated by "|"; `{0}` is the territory, `{1}` the answer. CLDR's names come
 in the nominative and without an article, so the wordings leave room for that. Questions share few

@@ -4,13 +4,12 @@ A parallel group is what rows of one id make together: the same question (and it
 or more languages. Texts are kept once each and named by their index.
 
 Dimension key: G parallel groups, N languages, T distinct texts, H hard negatives in all,
-C groups of a cell.
+C groups of a cell, K hard negatives of a group, R groups taken, M rows read.
 """
 
-import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,14 +21,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from jaxir.config import DataConfig, Source
+from jaxir.data.readers import read_rows
 from jaxir.data.rows import Row
-from jaxir.data.sources import read_rows
 from jaxir.errors import UserError
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Texts and where they stand; -1 is a place without a text.
+    """Texts, and tables of their indices by group and language; -1: no text.
 
     Hard negatives of group g in language n are
     `hard_negatives[hard_negative_offsets[g * N + n] : hard_negative_offsets[g * N + n + 1]]`.
@@ -38,23 +37,219 @@ class Collection:
     languages: tuple[str, ...]  # N, sorted
     texts: list[str]  # T, distinct
     ids: list[str]  # G, distinct: the rows' id after "source path:" or "parallel word:"
-    query: Int[np.ndarray, "G N"]  # indexes of texts
+    query: Int[np.ndarray, "G N"]  # indices of texts
     passage: Int[np.ndarray, "G N"]
-    cluster: Int[np.ndarray, "G"]  # one number for groups that share a passage, in any language
+    cluster: Int[np.ndarray, "G"]  # equal for groups that share a passage, in any language
     text_cluster: Int[np.ndarray, "T"]  # cluster of a text that is a passage, else -1
     source: Int[np.ndarray, "G"]  # index in source_names
     source_names: tuple[str, ...]
     hard_negative_offsets: Int[np.ndarray, "G*N+1"]
-    hard_negatives: Int[np.ndarray, "H"]  # indexes of texts
+    hard_negatives: Int[np.ndarray, "H"]  # indices of texts
     report: dict[str, Any] = field(default_factory=dict)  # counts, for people
-    # a query may meet its own text, since what it is compared with is no text but an image
+    # a query may be its own passage's text, since it is compared not with a text but an image
     of_images: bool = False
 
-    def negatives_of(self, group: int, language: int) -> Int[np.ndarray, "K"]:
-        """Texts that look right for a group in a passage language but are not, in file order."""
-        at = group * len(self.languages) + language
-        start, end = self.hard_negative_offsets[at : at + 2]
+    def hard_negatives_of(self, group: int, language: int) -> Int[np.ndarray, "K"]:
+        """Hard negatives of a group in a passage language, in file order."""
+        index = group * len(self.languages) + language
+        start, end = self.hard_negative_offsets[index : index + 2]
         return self.hard_negatives[start:end]
+
+
+def take_groups(collection: Collection, groups: Int[np.ndarray, "R"]) -> Collection:
+    """The collection of these groups, in this order; text and cluster indices stay the same."""
+    width = len(collection.languages)
+    # the hard negatives are a ragged array by (group, language): gather the slices of the groups
+    rows = (groups[:, None] * width + np.arange(width)).reshape(-1)
+    starts = collection.hard_negative_offsets[rows]
+    lengths = collection.hard_negative_offsets[rows + 1] - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    values = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return replace(
+        collection,
+        ids=[collection.ids[group] for group in groups.tolist()],
+        query=collection.query[groups],
+        passage=collection.passage[groups],
+        cluster=collection.cluster[groups],
+        source=collection.source[groups],
+        hard_negative_offsets=offsets,
+        hard_negatives=collection.hard_negatives[values],
+    )
+
+
+def with_hard_negatives(collection: Collection, keep: Bool[np.ndarray, "H"]) -> Collection:
+    """The collection with those of its hard negatives that are to be kept."""
+    before = np.concatenate([[0], np.cumsum(keep)])
+    return replace(
+        collection,
+        hard_negative_offsets=before[collection.hard_negative_offsets],
+        hard_negatives=collection.hard_negatives[keep],
+    )
+
+
+def cell_groups(
+    collection: Collection, query_language: str, passage_language: str
+) -> Int[np.ndarray, "C"]:
+    """Groups with a query in one language and another text as passage in the other.
+
+    Captions of images need a second text in another language only.
+    """
+    query = collection.query[:, collection.languages.index(query_language)]
+    passage = collection.passage[:, collection.languages.index(passage_language)]
+    same_text = collection.of_images and query_language == passage_language
+    return np.flatnonzero((query >= 0) & (passage >= 0) & ((query != passage) | same_text))
+
+
+class ConflictingRowError(Exception):
+    """A row has another text than an earlier row at the same side, group and language."""
+
+    def __init__(self, row: int):
+        super().__init__(row)
+        self.row = row
+
+
+class CollectionBuilder:
+    """Collects the texts of parallel groups row by row, then builds their `Collection`.
+
+    Rows are kept as columns of 32-bit indices of distinct strings, so that a million rows fit into
+    a few dozen megabytes.
+    """
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self._texts: dict[str, int] = {}
+        self._languages: dict[str, int] = {}
+        self._sources: dict[str, int] = {}
+        self._ids: list[str] = []
+        self._group_source = array("i")
+        # group, query, passage, query language, passage language
+        self._rows = tuple(array("i") for _ in range(5))
+        self._hard_negatives = (array("i"), array("i"))  # row, text
+
+    @property
+    def rows(self) -> int:
+        """Rows added so far."""
+        return len(self._rows[0])
+
+    def add_source(self, name: str) -> int:
+        """Index of a source, which may have been added before."""
+        return self._sources.setdefault(name, len(self._sources))
+
+    def add_group(self, group_id: str, source: int) -> int:
+        """Index of a new parallel group."""
+        self._ids.append(group_id)
+        self._group_source.append(source)
+        return len(self._ids) - 1
+
+    def add_row(
+        self,
+        group: int,
+        texts: tuple[str, str],
+        languages: tuple[str, str],
+        hard_negatives: Iterable[str] = (),
+    ) -> None:
+        """Add a query and a passage, their languages and the passage language's negatives."""
+        indices = self._texts
+        for negative in hard_negatives:
+            self._hard_negatives[0].append(self.rows)
+            self._hard_negatives[1].append(indices.setdefault(negative, len(indices)))
+        row = (
+            group,
+            *(indices.setdefault(text, len(indices)) for text in texts),
+            *(self._languages.setdefault(code, len(self._languages)) for code in languages),
+        )
+        for column, value in zip(self._rows, row):
+            column.append(value)
+
+    def build(self, cluster: Int[np.ndarray, "G"] | None = None) -> Collection:
+        """The collection of all rows.
+
+        Args:
+            cluster: of each group; None: groups that share a passage make a cluster.
+
+        Raises:
+            ConflictingRowError: a row contradicts an earlier one.
+        """
+        columns = [np.frombuffer(column, np.int32) for column in self._rows]
+        group, query_text, passage_text, query_language, passage_language = columns
+        languages = tuple(sorted(self._languages))
+        rank = np.array([languages.index(language) for language in self._languages], np.int32)
+        query_language, passage_language = rank[query_language], rank[passage_language]
+        shape = (len(self._ids), len(languages))
+        query, query_conflict = _text_table(group, query_language, query_text, shape)
+        passage, passage_conflict = _text_table(group, passage_language, passage_text, shape)
+        conflicts = np.flatnonzero(query_conflict | passage_conflict)
+        if conflicts.size:
+            raise ConflictingRowError(int(conflicts[0]))
+        if cluster is None:
+            cluster = _passage_clusters(passage, len(self._texts))
+        text_cluster = np.full(len(self._texts), -1, np.int32)
+        with_passage, language = np.nonzero(passage >= 0)
+        text_cluster[passage[with_passage, language]] = cluster[with_passage]
+        pairs = (group.astype(np.int64) * len(languages) + query_language) * len(languages)
+        repeated = len(group) - len(np.unique(pairs + passage_language))
+        row, negative = (np.frombuffer(column, np.int32) for column in self._hard_negatives)
+        offsets, negatives = _group_hard_negatives(
+            group[row].astype(np.int64) * len(languages) + passage_language[row], negative, passage
+        )
+        return Collection(
+            languages=languages,
+            texts=list(self._texts),
+            ids=self._ids,
+            query=query,
+            passage=passage,
+            cluster=cluster,
+            text_cluster=text_cluster,
+            source=np.array(self._group_source, np.int32),
+            source_names=tuple(self._sources),
+            hard_negative_offsets=offsets,
+            hard_negatives=negatives,
+            report={"rows": len(group), "repeated": repeated},
+        )
+
+
+def _text_table(
+    group: Int[np.ndarray, "M"],
+    language: Int[np.ndarray, "M"],
+    text: Int[np.ndarray, "M"],
+    shape: tuple[int, int],
+) -> tuple[Int[np.ndarray, "G N"], Bool[np.ndarray, "M"]]:
+    """Texts at [group, language], and the rows whose text differs from that of an earlier row."""
+    table = np.full(shape, -1, np.int32)
+    flat, first = np.unique(group.astype(np.int64) * shape[1] + language, return_index=True)
+    table.reshape(-1)[flat] = text[first]
+    return table, table[group, language] != text
+
+
+def _passage_clusters(passage: Int[np.ndarray, "G N"], texts: int) -> Int[np.ndarray, "G"]:
+    """Number the connected components of the graph whose edges are (group, passage)."""
+    groups = len(passage)
+    group, language = np.nonzero(passage >= 0)
+    edges = coo_array(
+        (np.ones(len(group), np.int8), (group, groups + passage[group, language])),
+        shape=(groups + texts,) * 2,
+    )
+    _, label = connected_components(edges, directed=False)
+    _, cluster = np.unique(label[:groups], return_inverse=True)
+    return cluster.astype(np.int32)
+
+
+def _group_hard_negatives(
+    flat: Int[np.ndarray, "_"], text: Int[np.ndarray, "_"], passage: Int[np.ndarray, "G N"]
+) -> tuple[Int[np.ndarray, "G*N+1"], Int[np.ndarray, "H"]]:
+    """Offsets and texts of the hard negatives by (group, passage language).
+
+    Args:
+        flat: index of (group, passage language) of each hard negative read.
+        text: its text; repeats, and the group's own passage, are left out.
+        passage: the groups' passages.
+    """
+    _, first = np.unique(flat * (text.max(initial=0) + 1) + text, return_index=True)
+    first = np.sort(first)
+    first = first[passage.reshape(-1)[flat[first]] != text[first]]
+    first = first[np.argsort(flat[first], kind="stable")]  # so file order stays within a slice
+    lengths = np.bincount(flat[first], minlength=passage.size)
+    return np.concatenate([[0], np.cumsum(lengths)]), text[first]
 
 
 def read_collection(config: DataConfig) -> Collection:
@@ -67,27 +262,40 @@ def read_collection(config: DataConfig) -> Collection:
     """
     if not config.sources:
         raise UserError("config.data.sources is empty: name at least one source")
-    reading = _Reading()
-    for source in config.sources:
-        _read_source(reading, source, config)
-    return _collect(reading, config)
+    builder, groups, counts = CollectionBuilder(), dict[str, int](), Counter[str]()
+    ends = [_read_source(builder, groups, source, config, counts) for source in config.sources]
+    try:
+        collection = builder.build()
+    except ConflictingRowError as error:
+        raise _duplicate_id(config, ends, error.row) from None
+    skipped = {reason: count for reason, count in sorted(counts.items()) if count}
+    return replace(collection, report=collection.report | skipped | _sizes(collection))
 
 
-@dataclass
-class _Reading:
-    """Rows as columns of numbers; every number is the place of a string in one of the dicts."""
+def _read_source(
+    builder: CollectionBuilder,
+    groups: dict[str, int],
+    source: Source,
+    config: DataConfig,
+    counts: Counter[str],
+) -> int:
+    """Add a source's rows to the builder, and return the number of rows it holds by then."""
+    before, index = builder.rows, builder.add_source(source.name or source.path)
+    split = f"#{source.split}" if source.reader == "tfds" else ""
+    namespace = source.parallel or f"{source.path}{split}"
+    for row in _limited_rows(source, config, counts):
+        row_id = f"{namespace}:{row.id}"
+        group = groups.get(row_id)
+        if group is None:
+            group = groups[row_id] = builder.add_group(row_id, index)
+        languages = (row.query_language, row.passage_language)
+        builder.add_row(group, (row.query, row.passage), languages, row.hard_negatives)
+    if builder.rows == before:
+        raise UserError(f"source {source.path}: no rows; mend its path or leave it out")
+    return builder.rows
 
-    texts: dict[str, int] = field(default_factory=dict)
-    languages: dict[str, int] = field(default_factory=dict)
-    ids: dict[str, int] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    columns: tuple[array, ...] = field(default_factory=lambda: tuple(array("i") for _ in range(6)))
-    negatives: tuple[array, ...] = field(default_factory=lambda: (array("i"), array("i")))
-    counts: Counter[str] = field(default_factory=Counter)
-    ends: list[int] = field(default_factory=list)  # number of rows after each source
 
-
-def _rows(source: Source, config: DataConfig, counts: Counter[str]) -> Iterator[Row]:
+def _limited_rows(source: Source, config: DataConfig, counts: Counter[str]) -> Iterator[Row]:
     """Rows of a source, of its first `config.limit` ids if that is set."""
     kept: set[str] = set()
     for row in read_rows(source, Path(config.directory), config.passage, counts):
@@ -98,122 +306,20 @@ def _rows(source: Source, config: DataConfig, counts: Counter[str]) -> Iterator[
         yield row
 
 
-def _namespace(source: Source) -> str:
-    split = f"#{source.split}" if source.reader == "tfds" else ""
-    return source.parallel or f"{source.path}{split}"
+def _duplicate_id(config: DataConfig, ends: list[int], index: int) -> UserError:
+    """The error about a row that conflicts with an earlier one.
 
-
-def _read_source(reading: _Reading, source: Source, config: DataConfig) -> None:
-    texts, languages, ids = reading.texts, reading.languages, reading.ids
-    group_column, query_column, passage_column, *rest = reading.columns
-    query_language_column, passage_language_column, source_column = rest
-    name = reading.names.setdefault(source.name or source.path, len(reading.names))
-    namespace, before = _namespace(source), len(group_column)
-    for row in _rows(source, config, reading.counts):
-        row_id = f"{namespace}:{row.id}"
-        for negative in row.hard_negatives:
-            reading.negatives[0].append(len(group_column))
-            reading.negatives[1].append(texts.setdefault(negative, len(texts)))
-        group_column.append(ids.setdefault(row_id, len(ids)))
-        query_column.append(texts.setdefault(row.query, len(texts)))
-        passage_column.append(texts.setdefault(row.passage, len(texts)))
-        query_language_column.append(languages.setdefault(row.query_language, len(languages)))
-        passage_language_column.append(languages.setdefault(row.passage_language, len(languages)))
-        source_column.append(name)
-    if len(group_column) == before:
-        raise UserError(f"source {source.path}: no rows; mend its path or leave it out")
-    reading.ends.append(len(group_column))
-
-
-def _collect(reading: _Reading, config: DataConfig) -> Collection:
-    columns = [np.frombuffer(column, np.int32) for column in reading.columns]
-    group, query_text, passage_text, query_language, passage_language, source = columns
-    languages = tuple(sorted(reading.languages))
-    order = np.array([languages.index(language) for language in reading.languages], np.int32)
-    query_language, passage_language = order[query_language], order[passage_language]
-    groups, width = len(reading.ids), len(languages)
-    query, query_clash = _place(group, query_language, query_text, (groups, width))
-    passage, passage_clash = _place(group, passage_language, passage_text, (groups, width))
-    clash = np.flatnonzero(query_clash | passage_clash)
-    if clash.size:
-        _raise_duplicate(reading, config, int(clash[0]))
-    cluster, text_cluster = _clusters(passage, len(reading.texts))
-    _, first_rows = np.unique(group, return_index=True)
-    pairs = (group.astype(np.int64) * width + query_language) * width + passage_language
-    offsets, values = _ragged(reading, group, passage_language, passage, width)
-    collection = Collection(
-        languages=languages,
-        texts=list(reading.texts),
-        ids=list(reading.ids),
-        query=query,
-        passage=passage,
-        cluster=cluster,
-        text_cluster=text_cluster,
-        source=source[first_rows],
-        source_names=tuple(reading.names),
-        hard_negative_offsets=offsets,
-        hard_negatives=values,
+    The source is read again up to the row, rather than that a million rows keep their locations.
+    """
+    number = int(np.searchsorted(ends, index, side="right"))
+    start = ends[number - 1] if number else 0
+    row = next(
+        islice(_limited_rows(config.sources[number], config, Counter()), index - start, None)
     )
-    counts = {"rows": len(group), "repeated": len(group) - len(np.unique(pairs))}
-    counts |= {key: number for key, number in sorted(reading.counts.items()) if number}
-    return replace(collection, report=counts | _sizes(collection))
-
-
-def _place(
-    group: np.ndarray, language: np.ndarray, text: np.ndarray, shape: tuple[int, int]
-) -> tuple[Int[np.ndarray, "G N"], Bool[np.ndarray, "rows"]]:
-    """Texts at [group, language], and the rows whose text differs from that of an earlier row."""
-    table = np.full(shape, -1, np.int32)
-    places, first = np.unique(group.astype(np.int64) * shape[1] + language, return_index=True)
-    table.reshape(-1)[places] = text[first]
-    return table, table[group, language] != text
-
-
-def _raise_duplicate(reading: _Reading, config: DataConfig, number: int) -> None:
-    """Read once more up to the row, rather than remember where a million rows stood."""
-    at = int(np.searchsorted(reading.ends, number, side="right"))
-    start = reading.ends[at - 1] if at else 0
-    source = config.sources[at]
-    row = next(islice(_rows(source, config, Counter()), number - start, None))
-    raise UserError(
+    return UserError(
         f"{row.where}: duplicate id {row.id!r} in {row.query_language}-{row.passage_language} with "
         "another text; make ids distinct, or set fields.id='' of the source to number the rows"
     )
-
-
-def _clusters(
-    passage: Int[np.ndarray, "G N"], texts: int
-) -> tuple[Int[np.ndarray, "G"], Int[np.ndarray, "T"]]:
-    """Number the connected components of the graph of groups and the passages they have."""
-    groups = len(passage)
-    group, language = np.nonzero(passage >= 0)
-    text = passage[group, language]
-    edges = coo_array(
-        (np.ones(len(group), np.int8), (group, groups + text)), shape=(groups + texts,) * 2
-    )
-    _, label = connected_components(edges, directed=False)
-    _, cluster = np.unique(label[:groups], return_inverse=True)
-    text_cluster = np.full(texts, -1, np.int32)
-    text_cluster[text] = cluster[group]
-    return cluster.astype(np.int32), text_cluster
-
-
-def _ragged(
-    reading: _Reading,
-    group: np.ndarray,
-    passage_language: np.ndarray,
-    passage: Int[np.ndarray, "G N"],
-    width: int,
-) -> tuple[Int[np.ndarray, "G*N+1"], Int[np.ndarray, "H"]]:
-    """Hard negatives by (group, passage language), each once, without the right passage."""
-    row, text = (np.frombuffer(column, np.int32) for column in reading.negatives)
-    place = group[row].astype(np.int64) * width + passage_language[row]
-    _, first = np.unique(place * len(reading.texts) + text, return_index=True)
-    first = np.sort(first)
-    first = first[passage.reshape(-1)[place[first]] != text[first]]
-    first = first[np.argsort(place[first], kind="stable")]
-    lengths = np.bincount(place[first], minlength=passage.size)
-    return np.concatenate([[0], np.cumsum(lengths)]), text[first]
 
 
 def _sizes(collection: Collection) -> dict[str, Any]:
@@ -226,119 +332,3 @@ def _sizes(collection: Collection) -> dict[str, Any]:
         "queries": dict(zip(collection.languages, queries.tolist(), strict=True)),
         "passages": dict(zip(collection.languages, passages.tolist(), strict=True)),
     }
-
-
-def take_groups(collection: Collection, groups: Int[np.ndarray, "R"]) -> Collection:
-    """The collection of some groups, in the given order; texts and clusters keep their numbers."""
-    width = len(collection.languages)
-    places = (groups[:, None] * width + np.arange(width)).reshape(-1)
-    starts = collection.hard_negative_offsets[places]
-    lengths = collection.hard_negative_offsets[places + 1] - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return replace(
-        collection,
-        ids=[collection.ids[group] for group in groups.tolist()],
-        query=collection.query[groups],
-        passage=collection.passage[groups],
-        cluster=collection.cluster[groups],
-        source=collection.source[groups],
-        hard_negative_offsets=offsets,
-        hard_negatives=collection.hard_negatives[at],
-    )
-
-
-def with_hard_negatives(collection: Collection, keep: Bool[np.ndarray, "H"]) -> Collection:
-    """The collection with some of its hard negatives."""
-    before = np.concatenate([[0], np.cumsum(keep)])
-    return replace(
-        collection,
-        hard_negative_offsets=before[collection.hard_negative_offsets],
-        hard_negatives=collection.hard_negatives[keep],
-    )
-
-
-def cell(
-    collection: Collection, query_language: str, passage_language: str
-) -> Int[np.ndarray, "C"]:
-    """Groups with a query in one language and a passage in the other that is another text.
-
-    Captions of images need a second text in another language only.
-    """
-    query = collection.query[:, collection.languages.index(query_language)]
-    passage = collection.passage[:, collection.languages.index(passage_language)]
-    alone = collection.of_images and query_language == passage_language
-    return np.flatnonzero((query >= 0) & (passage >= 0) & ((query != passage) | alone))
-
-
-def split_held_out(
-    collection: Collection, share: float, limit: int, seed: int
-) -> tuple[Collection, Collection]:
-    """Split off whole clusters for validation, so that no held-out passage is trained on.
-
-    A cluster is held out if a hash of its ids and the seed lies under `share`: it stays on its side
-    when rows of other clusters come or go.
-
-    Args:
-        collection: what to split; both parts keep all its texts.
-        share: share of the clusters to hold out, in [0, 1).
-        limit: hold out at most that many groups; larger clusters stay in training.
-        seed: another seed, another split.
-
-    Returns:
-        (training part, held-out part).
-
-    Raises:
-        UserError: a positive share holds out nothing, or everything.
-    """
-    groups = np.arange(len(collection.ids))
-    if share == 0:
-        return collection, take_groups(collection, groups[:0])
-    chosen = held_out_groups(collection.ids, collection.cluster, share, limit, seed)
-    return take_groups(collection, groups[~chosen]), take_groups(collection, groups[chosen])
-
-
-def held_out_groups(
-    ids: Sequence[str], cluster: Int[np.ndarray, "G"], share: float, limit: int, seed: int
-) -> Bool[np.ndarray, "G"]:
-    """Which groups are held out, as `split_held_out` says, by ids of their own.
-
-    Raises:
-        UserError: none of them, or all.
-    """
-    clusters = int(cluster.max(initial=-1)) + 1
-    hashes = _cluster_hashes(ids, cluster, clusters, seed)
-    sizes = np.bincount(cluster, minlength=clusters)
-    held_out = np.zeros(clusters, bool)
-    room = limit
-    for number in np.argsort(hashes, kind="stable"):
-        if hashes[number] >= share * 2.0**64:
-            break
-        if 0 < sizes[number] <= room:
-            held_out[number] = True
-            room -= int(sizes[number])
-    chosen = held_out[cluster]
-    if not chosen.any() or chosen.all():
-        raise UserError(
-            f"data.held_out = {share} with held_out_limit = {limit} would hold out "
-            f"{chosen.sum()} of {len(chosen)} parallel groups; change them, or set held_out = 0"
-        )
-    return chosen
-
-
-def _cluster_hashes(
-    ids: Sequence[str], cluster: Int[np.ndarray, "G"], clusters: int, seed: int
-) -> np.ndarray:
-    """A 64-bit number of each cluster that depends on its smallest id hash and the seed alone."""
-
-    def number(text: str) -> int:
-        return int.from_bytes(
-            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-        )
-
-    of_groups = np.fromiter(map(number, ids), np.uint64, len(ids))
-    smallest = np.full(clusters, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, cluster, of_groups)
-    # hashed again, since the smallest of many numbers is no longer spread evenly
-    again = (number(f"{seed} {smallest_hash}") for smallest_hash in smallest.tolist())
-    return np.fromiter(again, np.uint64, clusters)

@@ -1,4 +1,4 @@
-"""Files of a source: found by path, folder or glob, and read by lines or as JSON.
+"""Files of a source: looked up by path, folder or glob, and read by lines or as JSON.
 
 Every mistake in them is a `UserError` that names file and line.
 """
@@ -19,57 +19,60 @@ from jaxir.errors import UserError
 MAX_LINE = 2**24  # bytes; longer lines are those of binary files or files without line breaks
 
 
-def resolve(directory: Path, path: str, suffix: str = "") -> list[Path]:
+def find_files(directory: Path, path: str, suffix: str = "") -> list[Path]:
     """The files that a path, folder or glob names, in alphabetical order.
 
     Args:
-        directory: where a relative path starts.
+        directory: that a relative path starts from.
         path: of a file, of a folder, or a glob.
-        suffix: of the files of a folder to take, e.g. ".json"; "": a folder is a mistake.
+        suffix: of the files that are taken from a folder, e.g. ".json"; "": a folder is an error.
 
     Raises:
         UserError: there is no such file, or one of them is empty.
     """
-    whole = directory / path
-    if whole.is_file():
-        found = [whole]
-    elif whole.is_dir():
-        found = sorted(whole.glob(f"*{suffix}")) if suffix else []
+    full_path = directory / path
+    if full_path.is_file():
+        files = [full_path]
+    elif full_path.is_dir():
+        files = sorted(full_path.glob(f"*{suffix}")) if suffix else []
     else:
-        base = Path(whole.anchor)
-        found = sorted(file for file in base.glob(str(whole.relative_to(base))) if file.is_file())
-    if not found:
-        what = f"no *{suffix} file in this folder" if whole.is_dir() and suffix else "no such file"
-        raise UserError(f"{whole}: {what}; mend the path of the source or data.directory")
-    for file in found:
+        root = Path(full_path.anchor)
+        pattern = str(full_path.relative_to(root))
+        files = sorted(file for file in root.glob(pattern) if file.is_file())
+    if not files:
+        in_folder = full_path.is_dir() and suffix
+        problem = f"no *{suffix} file in this folder" if in_folder else "no such file"
+        raise UserError(f"{full_path}: {problem}; mend the path of the source or data.directory")
+    for file in files:
         if file.stat().st_size == 0:
             raise UserError(f"{file}: empty file; remove it or fetch it again")
-    return found
+    return files
 
 
-def files_of(
+def source_files(
     source: Source, directory: Path, suffix: str
 ) -> Iterator[tuple[Path, str, tuple[str, str]]]:
-    """Each file, a name that its parallel files share, and the codes of its two languages.
+    """Files of a source: path, name shared by parallel files, query and passage language.
 
-    A code is "" where the source names none. "{language}" in the path stands for each of the
-    source's languages in turn; without it they are those of the queries and of the passages.
+    A language is the file's code, "" if the source names none. "{language}" in the path is replaced
+    by each of the source's languages; without it they are those of the queries and the passages.
     """
     if "{language}" in source.path:
         for code in source.languages:
             path = source.path.replace("{language}", code)
-            for number, file in enumerate(resolve(directory, path, suffix), start=1):
+            # files of other languages have other names: parallel ones share their rank
+            for number, file in enumerate(find_files(directory, path, suffix), start=1):
                 yield file, str(number), (code, code)
         if not source.languages:
             raise UserError(f"source {source.path}: set `languages`, to fill in {{language}}")
         return
-    codes = two_languages(source)
-    for file in resolve(directory, source.path, suffix):
+    codes = language_pair(source)
+    for file in find_files(directory, source.path, suffix):
         yield file, os.path.relpath(file, directory), codes
 
 
-def two_languages(source: Source) -> tuple[str, str]:
-    """The source's codes for the languages of its queries and its passages, "" if it has none.
+def language_pair(source: Source) -> tuple[str, str]:
+    """Codes of the languages of a source's queries and passages, "" if it names none.
 
     Raises:
         UserError: it names more than two.
@@ -82,7 +85,7 @@ def two_languages(source: Source) -> tuple[str, str]:
     return (source.languages[0], source.languages[-1]) if source.languages else ("", "")
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _open(file: Path) -> IO[bytes]:
     match file.suffix:
         case ".gz":
             return cast(IO[bytes], gzip.open(file))
@@ -91,13 +94,13 @@ def _opened(file: Path) -> IO[bytes]:
     return file.open("rb")
 
 
-def lines_of(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 file, each after its place "file:number"; .gz and .xz are unpacked.
+def read_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Location "file:number" and text of each line of a UTF-8 file; unpacks .gz and .xz.
 
     Raises:
         UserError: names file and line.
     """
-    with _opened(file) as lines:
+    with _open(file) as lines:
         for number in range(1, 2**63):
             try:
                 line = lines.readline(MAX_LINE + 1)
@@ -117,10 +120,10 @@ def lines_of(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """What JSON text stands for; line numbers of messages count from where the text begins.
+    """Parse JSON text; messages count its lines from where it begins.
 
     Raises:
-        UserError: names the place, and line and column if the text has several lines.
+        UserError: names the location, and line and column if the text has several lines.
     """
     try:
         return json.loads(text)
@@ -134,12 +137,12 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def json_records(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Number, place and object of each line of a JSON lines file; blank lines are no records.
+    """Number, location and object of each line of a JSON lines file; blank lines are skipped.
 
     Raises:
         UserError: names the file and the line that is no object, or the file that is cut off.
     """
-    for number, (where, line) in enumerate(lines_of(file), start=1):
+    for number, (where, line) in enumerate(read_lines(file), start=1):
         if line.strip():
             record = parse_json(line, where)
             if not isinstance(record, dict):
@@ -148,13 +151,13 @@ def json_records(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def parquet_records(
-    file: Path, wanted: Set[str] = frozenset()
+    file: Path, columns: Set[str] = frozenset()
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Number, place and fields of each row of a Parquet file, read by batches of rows.
+    """Number, location and fields of each row of a Parquet file, read by batches of rows.
 
     Args:
         file: the file.
-        wanted: columns that are read where they are there; none: all.
+        columns: to read, if the file has them; none: all.
 
     Raises:
         UserError: names the file and the last row that could be read.
@@ -165,8 +168,8 @@ def parquet_records(
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        columns = [name for name in table.schema_arrow.names if not wanted or name in wanted]
-        for batch in table.iter_batches(batch_size=4096, columns=columns):
+        names = [name for name in table.schema_arrow.names if not columns or name in columns]
+        for batch in table.iter_batches(batch_size=4096, columns=names):
             for record in batch.to_pylist():
                 number += 1
                 yield number, f"{file}: row {number}", record
@@ -177,7 +180,7 @@ def parquet_records(
 
 
 def read_json(file: Path) -> Any:
-    """What a whole UTF-8 file of JSON stands for.
+    """Parse a UTF-8 file of JSON.
 
     Raises:
         UserError: names file and line.
@@ -192,15 +195,15 @@ def read_json(file: Path) -> Any:
 
 
 def aligned_lines(files: Sequence[Path]) -> Iterator[tuple[int, tuple[tuple[str, str], ...]]]:
-    """Line number, and (place, line) of each file, of line-aligned files."""
-    ended = ("", "")
-    together = zip_longest(*(lines_of(file) for file in files), fillvalue=ended)
-    for number, lines in enumerate(together, start=1):
-        if ended in lines:
-            short = files[lines.index(ended)]
-            other = next(place for place, _ in lines if place)
+    """Line number, and (location, line) in each file, of line-aligned files."""
+    end = ("", "")
+    rows = zip_longest(*(read_lines(file) for file in files), fillvalue=end)
+    for number, lines in enumerate(rows, start=1):
+        if end in lines:
+            short = files[lines.index(end)]
+            where = next(location for location, _ in lines if location)
             raise UserError(
-                f"{other}: {short} ends at line {number - 1}; "
+                f"{where}: {short} ends at line {number - 1}; "
                 "parallel files need as many lines as each other"
             )
         yield number, lines

@@ -21,8 +21,8 @@ from jaxtyping import Int
 from jaxir.config import ModelConfig
 from jaxir.data.batch import Batch, BatchLayout, texts_per_row
 from jaxir.data.collection import Collection
+from jaxir.data.hashing import hash_integers
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.interleaving import fold
 from jaxir.data.packing import Packing, enough_rows, pack, pack_batch, row_counts
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
@@ -145,7 +145,7 @@ class Loader:
             (self.query_tokens, queries, self.max_query_tokens),
             (self.passage_tokens, passages, self.max_passage_tokens),
         ):
-            cut = np.minimum(tokens.lengths_with_frame(texts), limit)
+            cut = np.minimum(tokens.lengths_with_special_tokens(texts), limit)
             lengths.append(np.where(texts >= 0, cut, 0).reshape(self.devices, -1))
         max_texts = texts_per_row(self.packed_length, self.max_query_tokens)
         of_devices = np.concatenate(lengths, axis=1)
@@ -183,11 +183,13 @@ class Loader:
         count = self.hard_negatives
         chosen = np.full((len(groups), count), -1)
         for row, offered in enumerate(
-            self.collection.negatives_of(int(group), int(code))
+            self.collection.hard_negatives_of(int(group), int(code))
             for group, code in zip(groups, language)
             if count
         ):
-            order = np.argsort(fold(self.hybrid.seed, step, groups[row], np.arange(len(offered))))
+            order = np.argsort(
+                hash_integers(self.hybrid.seed, step, groups[row], np.arange(len(offered)))
+            )
             chosen[row, : len(offered)] = offered[order[:count]]
         return chosen
 

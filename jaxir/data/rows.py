@@ -1,34 +1,26 @@
-"""A row of training data, and the checks that one row alone can pass or fail.
-
-`where` is always the place to name in a message: "file:line" or "file: question 3, id X".
-"""
+"""A row of training data, and how a reader makes one of what its file holds."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from babel import Locale
-
 from jaxir.config import Source
+from jaxir.data.checks import InputChecks, check_text, is_blank, resolve_language
 from jaxir.data.sentences import find_answer, find_nearest_answer, passage_text, sentence_at
-from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
-
-MAX_TEXT = 1_000_000  # characters of a text
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A query and a passage that answers it, or (parallel text) one text standing on both sides."""
+    """A query and a passage that answers it, or (parallel text) one text as both."""
 
     query: str
     passage: str
     query_language: str
     passage_language: str
     id: str  # rows of one id are parallel
-    where: str = ""
+    where: str = ""  # location in the source, for messages
     hard_negatives: tuple[str, ...] = ()  # in the passage's language
 
 
@@ -37,8 +29,9 @@ class RowMaker:
     """Makes checked rows of a source and counts what was repaired or left out.
 
     The counts: "repaired" and "dropped" (answers that were not where they should be), "empty" (rows
-    without a text that `drop_empty` left out), "without_answer" (the whole paragraph stands for
-    want of an answer), "unanswerable" (left out: SQuAD 2.0 says that the passage has no answer).
+    without a text that `drop_empty` left out), "without_answer" (the whole paragraph became the
+    passage for want of an answer), "unanswerable" (left out: SQuAD 2.0 says that the passage has no
+    answer).
     """
 
     source: Source
@@ -57,7 +50,7 @@ class RowMaker:
         """Check the parts of a row.
 
         Args:
-            where: its place, for messages.
+            where: its location, for messages.
             texts: query, and passage or the paragraph that holds the answers.
             codes: the file's codes for their languages.
             row_id: text or number.
@@ -68,42 +61,35 @@ class RowMaker:
             The row; None if it is to be left out.
 
         Raises:
-            UserError: names the place, what is wrong with it and how to mend it.
+            UserError: names the location, what is wrong with it and how to mend it.
         """
-        languages = (self._language(codes[0], where), self._language(codes[1], where))
-        if self.source.drop_empty and any(_is_blank(text) for text in texts):
-            self.counts["empty"] += 1
-            return None
-        query, passage = (
-            check_text(text, name, where)
-            for text, name in zip(texts, ("query", "passage"), strict=True)
+        query_language, passage_language = (
+            resolve_language(code, self.source.language_codes, where) for code in codes
         )
-        if answers is not None:
-            cut = self._answer_passage(where, passage, languages[1], answers)
-            if cut is None:
+        names = ("query", "passage")
+        for text, name in zip(texts, names, strict=True):
+            if is_blank(text):
+                remedy = "drop_empty=True of the source leaves it out"
+                checks = InputChecks(self.source.drop_empty, self.counts, remedy)
+                checks.reject("empty", f"{where}: no {name}; name its field in `fields`")
                 return None
-            passage = cut
+        query, passage = (check_text(text, name, where) for text, name in zip(texts, names))
+        if answers is not None:
+            answer_passage = self._answer_passage(where, passage, passage_language, answers)
+            if answer_passage is None:
+                return None
+            passage = answer_passage
         return Row(
             query.strip(),
             passage.strip(),
-            *languages,
+            query_language,
+            passage_language,
             id=self._id(row_id, codes[0], where),
             where=where,
             hard_negatives=tuple(
                 check_text(text, "hard negative", where).strip() for text in hard_negatives
             ),
         )
-
-    def _language(self, code: object, where: str) -> str:
-        if not isinstance(code, str) or not code:
-            raise UserError(f"{where}: no language; add its field or `languages` of the source")
-        code = self.source.language_codes.get(code, code)
-        if not known_language(code):
-            raise UserError(
-                f"{where}: unknown language {code!r}; use an ISO 639 code "
-                "or map it with `language_codes` of the source"
-            )
-        return code
 
     def _id(self, value: object, code: object, where: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
@@ -120,49 +106,22 @@ class RowMaker:
                 self.counts["without_answer"] += 1
             return paragraph
         start = find_answer(paragraph, answers)
-        if start is None and not self.source.repair_answers:
-            text, offset = answers[0]
-            raise UserError(
-                f"{where}: answer {text[:40]!r} does not stand in its passage at {offset}; "
-                "mend it or set repair_answers=True of the source"
-            )
-        if start is None:
+        if start is None and self.source.repair_answers:
             start = find_nearest_answer(paragraph, answers)
-            self.counts["dropped" if start is None else "repaired"] += 1
+            if start is not None:
+                self.counts["repaired"] += 1
         if start is None:
+            text, offset = answers[0]
+            remedy = "repair_answers=True of the source looks for it elsewhere"
+            checks = InputChecks(self.source.repair_answers, self.counts, remedy)
+            checks.reject(
+                "dropped", f"{where}: answer {text[:40]!r} is not in its passage at {offset}"
+            )
             return None
         if self.unit == "paragraph":
             return paragraph
         sentence = sentence_at(paragraph, language, start)
         return passage_text(sentence, paragraph.strip(), self.unit)
-
-
-@lru_cache(maxsize=1024)
-def known_language(code: str) -> bool:
-    """Whether CLDR knows the language code (ISO 639, with a script or region where needed)."""
-    return code.replace("-", "_") in Locale("en").languages
-
-
-def _is_blank(text: object) -> bool:
-    return text is None or (isinstance(text, str) and not text.strip())
-
-
-def check_text(value: object, name: str, where: str) -> str:
-    """The value, if it is a text that can be encoded.
-
-    Raises:
-        UserError: it is none, blank, over `MAX_TEXT` characters or not valid Unicode.
-    """
-    if _is_blank(value):
-        raise UserError(
-            f"{where}: no {name}; name its field in `fields`, remove the row, "
-            "or set drop_empty=True of the source"
-        )
-    if not isinstance(value, str):
-        raise UserError(f"{where}: the {name} is a {type(value).__name__}; it must be a text")
-    if len(value) > MAX_TEXT:
-        raise UserError(f"{where}: {name} of {len(value):,} characters; at most {MAX_TEXT:,}")
-    return check_unicode(value, f"{where}: {name}")
 
 
 def read_answers(value: object, where: str) -> list[tuple[str, int]]:

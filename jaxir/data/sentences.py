@@ -1,4 +1,4 @@
-"""Sentences of a text, and the training passage that an answer points to.
+"""Sentences of a text, and the training passage for an answer.
 
 All offsets count code points, as Python's do. (ICU counts UTF-16 units, so an emoji would shift
 every later offset; here ICU's sentences are measured in Python instead.)
@@ -13,7 +13,7 @@ from icu4py.breakers import SentenceBreaker
 from jaxir.config import PASSAGE_UNITS
 from jaxir.errors import UserError
 
-# Thai and Lao end no sentence with a mark: ICU then finds one sentence, or breaks at abbreviations.
+# Thai and Lao have no full stop: ICU then finds one sentence, or breaks at abbreviations.
 UNMARKED_LANGUAGES = ("th", "lo")
 UNMARKED_SENTENCE = 200  # characters; 907 sentences in XQuAD-R Thai, which has 852 candidates
 
@@ -70,8 +70,8 @@ def passage_text(sentence: str, paragraph: str, unit: str) -> str:
         sentence: the sentence.
         paragraph: the paragraph around it.
         unit: one of `jaxir.config.PASSAGE_UNITS`; "sentence_with_paragraph" puts the sentence
-            before its whole paragraph (LAReQA, arXiv 2004.05484, encodes both; it does not say in
-            what form they meet).
+            before its whole paragraph (LAReQA, arXiv 2004.05484, encodes both; it does not say how
+            they are joined).
 
     Raises:
         UserError: unknown unit.
@@ -86,7 +86,7 @@ def passage_text(sentence: str, paragraph: str, unit: str) -> str:
 
 
 def find_answer(paragraph: str, answers: Sequence[tuple[str, int]]) -> int | None:
-    """Start of the first (text, start) that stands in the paragraph where it says, or None."""
+    """Start of the first answer (text, start) that is in the paragraph at its start, or None."""
     for text, start in answers:
         if start >= 0 and paragraph.startswith(text, start):
             return start
@@ -94,15 +94,15 @@ def find_answer(paragraph: str, answers: Sequence[tuple[str, int]]) -> int | Non
 
 
 def find_nearest_answer(paragraph: str, answers: Sequence[tuple[str, int]]) -> int | None:
-    """Start of the occurrence nearest to where an answer should be; None if there is none.
+    """Start of the occurrence nearest to an answer's given start; None if there is none.
 
-    The first (text, start) whose text occurs at all decides.
+    The first (text, start) whose text occurs at all is taken.
     """
     for text, start in answers:
         start = min(max(start, 0), len(paragraph))
         before = paragraph.rfind(text, 0, start + len(text))
         after = paragraph.find(text, start)
-        found = [at for at in (before, after) if at >= 0]
-        if found:
-            return min(found, key=lambda at: abs(at - start))
+        occurrences = [offset for offset in (before, after) if offset >= 0]
+        if occurrences:
+            return min(occurrences, key=lambda offset: abs(offset - start))
     return None

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxir.data.files import json_records, lines_of, parquet_records
-from jaxir.data.rows import MAX_TEXT
-from jaxir.data.unicode import check_unicode
+from jaxir.data.checks import MAX_TEXT, check_unicode
+from jaxir.data.files import json_records, parquet_records, read_lines
 from jaxir.errors import UserError
 
 _IDS = ("_id", "id", "docid")
@@ -21,7 +20,7 @@ _IDS = ("_id", "id", "docid")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A query or a passage as a file has it."""
+    """A query or a passage with its id."""
 
     id: str
     text: str
@@ -31,15 +30,15 @@ class Text:
 
 @dataclass(frozen=True)
 class TextFields:
-    """Where a record keeps its parts; "": in a field that is usual."""
+    """Names of a record's fields; "": the usual ones."""
 
     id: str = ""
     text: str = ""
     language: str = ""
 
 
-def text_of(row: dict[str, Any], name: str, where: str) -> str:
-    """A field that has to be a text.
+def text_field(row: dict[str, Any], name: str, where: str) -> str:
+    """Text of a field.
 
     Raises:
         UserError: it is missing or something else.
@@ -50,17 +49,17 @@ def text_of(row: dict[str, Any], name: str, where: str) -> str:
     return check_unicode(value, f"{where}: field {name!r}")
 
 
-def passage_of(row: dict[str, Any], where: str) -> str:
-    """Title and text of a passage, as the field's tools join them."""
-    title = text_of(row, "title", where) if row.get("title") else ""
-    return f"{title} {text_of(row, 'text', where)}".strip()
+def title_and_text(row: dict[str, Any], where: str) -> str:
+    """Title and text of a passage, joined as the field's tools join them."""
+    title = text_field(row, "title", where) if row.get("title") else ""
+    return f"{title} {text_field(row, 'text', where)}".strip()
 
 
-def language_of(code: object, where: str) -> str:
-    """A language's code.
+def check_language_code(code: object, where: str) -> str:
+    """The value, if it looks like the code of a language.
 
     Raises:
-        UserError: it does not look like one.
+        UserError: it does not.
     """
     if not isinstance(code, str) or not re.fullmatch(r"[\w-]{1,35}", code, re.ASCII):
         raise UserError(f"{where}: language {code!r}: must be a code, e.g. en or zh-Hant")
@@ -74,13 +73,13 @@ def read_texts(
     language: str = "",
     drop_empty: bool = False,
 ) -> Iterator[Text]:
-    """The texts of some files, one after the other; one without an id gets its number, from 1.
+    """Texts of several files, one after the other; one without an id gets its number, from 1.
 
     Args:
         files: JSON lines, Parquet, or plain text.
-        fields: where records keep their parts.
+        fields: names of the records' fields.
         language: of texts that name none.
-        drop_empty: leave out blank texts, which are a mistake otherwise.
+        drop_empty: leave out blank texts, which are an error otherwise.
 
     Raises:
         UserError: names the file, the line or row, and what is wrong with it.
@@ -89,7 +88,7 @@ def read_texts(
     for file in files:
         for where, record in _records(file, fields):
             number += 1
-            text = _read(record, fields, where, number, language)
+            text = _parse(record, fields, where, number, language)
             if not text.text.strip():
                 if drop_empty:
                     continue
@@ -110,20 +109,20 @@ def _records(file: Path, fields: TextFields) -> Iterator[tuple[str, dict[str, An
         for _, where, record in json_records(file):
             yield where, record
     else:
-        for where, line in lines_of(file):
+        for where, line in read_lines(file):
             if line.strip():
                 yield where, {fields.text or "text": line.strip()}
 
 
-def _read(
+def _parse(
     record: dict[str, Any], fields: TextFields, where: str, number: int, language: str
 ) -> Text:
     name = fields.id or next((name for name in _IDS if name in record), "")
-    found = record.get(name, number)
-    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
-        raise UserError(f"{where}: the id {found!r} is neither a text nor a whole number")
-    check_unicode(str(found), f"{where}: the id")
+    text_id = record.get(name, number)
+    if isinstance(text_id, bool) or not isinstance(text_id, str | int) or text_id == "":
+        raise UserError(f"{where}: the id {text_id!r} is neither a text nor a whole number")
+    check_unicode(str(text_id), f"{where}: the id")
     # a field that was named holds all of the text
-    text = text_of(record, fields.text, where) if fields.text else passage_of(record, where)
+    text = text_field(record, fields.text, where) if fields.text else title_and_text(record, where)
     code = record.get(fields.language or "language") or language
-    return Text(str(found), text, language_of(code, where) if code else "")
+    return Text(str(text_id), text, check_language_code(code, where) if code else "")

@@ -1,4 +1,4 @@
-"""A tokenizer trained on the run's own texts, in the frame of XLM-R's."""
+"""A tokenizer trained on the run's own texts, with XLM-R's special tokens."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 # XLM-R's ids: <s> 0, <pad> 1, </s> 2, <unk> 3
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
-LONGEST_PIECE = 12  # characters
+LONGEST_PIECE = 12  # characters; scripts without spaces would otherwise give whole clauses
 
 
 def train_tokenizer(
     texts: Iterable[str], size: int, with_mask: bool = False, kind: str = "unigram"
 ) -> Any:
-    """A tokenizer of at most `size` pieces, XLM-R's special tokens and frame included.
+    """Train a tokenizer that puts XLM-R's special tokens around a text.
 
     Args:
         texts: to train it on.
-        size: of its vocabulary.
-        with_mask: it also has a token for those that are to be guessed.
+        size: of its vocabulary at most, special tokens included.
+        with_mask: add a mask token, for masked language modelling.
         kind: "unigram" as XLM-R's; its first pieces are what different words share, so that a few
             hundred words are mostly spelled. "bpe" makes whole pieces of those.
 
@@ -25,32 +25,14 @@ def train_tokenizer(
         Kudo, Subword regularization, arXiv 1804.10959 (the unigram model); Sennrich et al., Neural
         machine translation of rare words with subword units, arXiv 1508.07909 (BPE).
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import decoders, normalizers, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    special_tokens = [*SPECIAL_TOKENS, *([MASK] if with_mask else [])]
     start, pad, end, unknown = SPECIAL_TOKENS
-    trainer: trainers.Trainer
-    if kind == "bpe":
-        tokenizer = Tokenizer(models.BPE(unk_token=unknown))
-        trainer = trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=special_tokens,
-            show_progress=False,
-            max_token_length=LONGEST_PIECE,
-        )
-    else:
-        tokenizer = Tokenizer(models.Unigram())
-        trainer = trainers.UnigramTrainer(
-            vocab_size=size,
-            special_tokens=special_tokens,
-            unk_token=unknown,
-            show_progress=False,
-            max_piece_length=LONGEST_PIECE,
-        )
+    tokenizer, trainer = _model_and_trainer(kind, size, [MASK] if with_mask else [])
     tokenizer.normalizer = normalizers.NFKC()
-    # words by script and digit as well: scripts without spaces would else give whole clauses
+    # words are divided at spaces, and every digit is a piece of its own
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -71,3 +53,20 @@ def train_tokenizer(
         unk_token=unknown,
         **({"mask_token": MASK} if with_mask else {}),
     )
+
+
+def _model_and_trainer(kind: str, size: int, mask: list[str]) -> tuple[Any, Any]:
+    """An untrained tokenizer of that kind, and its trainer."""
+    from tokenizers import Tokenizer, models, trainers
+
+    unknown = SPECIAL_TOKENS[3]
+    options: dict[str, Any] = {
+        "vocab_size": size,
+        "special_tokens": [*SPECIAL_TOKENS, *mask],
+        "show_progress": False,
+    }
+    if kind == "bpe":
+        options["max_token_length"] = LONGEST_PIECE
+        return Tokenizer(models.BPE(unk_token=unknown)), trainers.BpeTrainer(**options)
+    options |= {"unk_token": unknown, "max_piece_length": LONGEST_PIECE}
+    return Tokenizer(models.Unigram()), trainers.UnigramTrainer(**options)

@@ -2,13 +2,13 @@
 
 Dimension key: T texts, R texts asked for, L token limit.
 
-The cache is a folder a tokenizer, on disk or in a bucket, of segments that are never changed: a
-segment holds the ids of some texts without special tokens and uncut, so that prefixes aside no
-option of a run makes it stale, and the hash of every text it knows. A segment appears whole or not
-at all. Texts that no segment knows are divided into segments by a plan that the first process
-writes; all processes that need them, on however many hosts, share the building, and a build that
-was killed goes on with the segments that are still missing. A marker then says which segments a
-list of texts needs. From a bucket, ids are read by range.
+The cache has a folder for each tokenizer, on disk or in a bucket, of immutable segments. A segment
+holds the ids of many texts, uncut and without special tokens, so that no option of a run but the
+prefixes makes it stale, and the hash of each of these texts. A segment appears whole or not at all.
+Texts that are in no segment yet are divided into new ones by a plan that the first process writes;
+all processes that need them, on however many hosts, share the work, and a build that was killed
+resumes with the segments that are still missing. A marker file then lists the segments that a list
+of texts needs. From a bucket, ids are read by range.
 """
 
 import errno
@@ -28,7 +28,7 @@ from etils import epath
 from jaxtyping import Bool, Int, Int32, UInt64
 from tqdm import tqdm
 
-from jaxir.data.ranged import RangedArray
+from jaxir.data.bucket_array import RangedArray
 from jaxir.errors import UserError
 from jaxir.progress import progress_bar
 from jaxir.runtime.claims import Claims, make_together
@@ -36,12 +36,12 @@ from jaxir.runtime.files import create, entries, is_remote, path_of, publish
 
 TEXTS_PER_SEGMENT = 200_000
 TEXTS_PER_CALL = 4_000  # the tokenizer's own threads share these
-LAST = "hashes.npy"  # of a segment, to arrive in a bucket
+LAST_FILE = "hashes.npy"  # of a segment to arrive in a bucket: it marks the segment as complete
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of T texts, and what a tokenizer puts around and after them.
+    """Ids of T texts, and the special tokens that a tokenizer puts around them.
 
     A text's ids are the slice [start, start + length) of its segment, which is memory-mapped or
     read from a bucket.
@@ -55,16 +55,16 @@ class Tokens:
     after: tuple[int, ...]  # e.g. </s>
     pad_id: int
 
-    def lengths_with_frame(self, texts: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
-        """Lengths of some texts, uncut, with the special tokens."""
+    def lengths_with_special_tokens(self, texts: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
+        """Lengths of the texts, uncut, special tokens included."""
         return self.length[texts] + len(self.before) + len(self.after)
 
     def padded(
         self, texts: Int[np.ndarray, "R"], limit: int
     ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R"]]:
-        """Ids of some texts, cut to `limit` tokens with the special ones, and their lengths.
+        """Ids of the texts, cut to `limit` tokens with the special ones, and their lengths.
 
-        A text of number -1 is absent: nothing but padding, length 0.
+        A text of index -1 is absent: nothing but padding, length 0.
         """
         present = texts >= 0
         first, last = len(self.before), len(self.after)
@@ -72,40 +72,41 @@ class Tokens:
         columns = np.arange(limit)[None, :] - first
         inside = (columns >= 0) & (columns < content[:, None])
         ids = np.full((len(texts), limit), self.pad_id, np.int32)
-        for number in np.unique(self.segment[texts[present]]):
-            mine = inside & (self.segment[texts] == number)[:, None]
-            ids[mine] = self.segments[number][(self.start[texts][:, None] + columns)[mine]]
-        for place, token in enumerate(self.before):
-            ids[present, place] = token
-        for place, token in enumerate(self.after):
-            ids[present, first + content[present] + place] = token
+        # one gather from each segment, of all tokens whose text is in it
+        for segment in np.unique(self.segment[texts[present]]):
+            mask = inside & (self.segment[texts] == segment)[:, None]
+            ids[mask] = self.segments[segment][(self.start[texts][:, None] + columns)[mask]]
+        for position, token in enumerate(self.before):
+            ids[present, position] = token
+        for position, token in enumerate(self.after):
+            ids[present, first + content[present] + position] = token
         return ids, ((content + first + last) * present).astype(np.int32)
 
 
 def read_tokens(texts: Sequence[str], tokenizer: Any, cache: os.PathLike) -> Tokens:
-    """Token ids of `texts`, equal to the tokenizer's own; what the cache lacks is tokenized first.
+    """Token ids of `texts` from the cache; those that it lacks are tokenized and added first.
 
     Raises:
         UserError: the disk is full, or the cache was damaged.
     """
     folder = path_of(cache) / fingerprint(tokenizer)[:32]
     hashes = _hashes(texts)
-    wanted = hashlib.sha256(np.unique(hashes, axis=0).tobytes()).hexdigest()[:32]
-    finished = folder / f"finished-{wanted}.json"
-    if not all((folder / name / LAST).exists() for name in _read_names(finished) or [""]):
+    set_hash = hashlib.sha256(np.unique(hashes, axis=0).tobytes()).hexdigest()[:32]
+    finished = folder / f"finished-{set_hash}.json"
+    if not all((folder / name / LAST_FILE).exists() for name in _read_names(finished) or [""]):
         try:
-            _build(texts, hashes, tokenizer, folder, wanted)
+            _build(texts, hashes, tokenizer, folder, set_hash)
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot write the token cache ({error.strerror or error}); "
                 "free some space or set config.data.cache to another folder"
             ) from error
     stored = [_open(folder / name) for name in _read_names(finished)]
-    segment, start, length = _find(hashes, stored)
+    segment, start, length = _look_up(hashes, stored)
     if (segment < 0).any():
         raise UserError(f"{finished}: does not name every segment; delete it")
-    before, after = _frame(tokenizer)
-    ids = tuple(part.ids for part in stored)
+    before, after = _special_tokens(tokenizer)
+    ids = tuple(entry.ids for entry in stored)
     return Tokens(ids, segment, start, length, before, after, tokenizer.pad_token_id)
 
 
@@ -114,15 +115,15 @@ def tokenize(texts: Sequence[str], tokenizer: Any) -> Tokens:
     ids = _tokenize(texts, tokenizer, None)
     length = np.array([len(row) for row in ids], np.int64)
     flat = np.concatenate([*ids, np.empty(0, np.int32)])
-    before, after = _frame(tokenizer)
+    before, after = _special_tokens(tokenizer)
     segment, start = np.zeros(len(ids), np.int64), np.cumsum(length) - length
     return Tokens((flat,), segment, start, length, before, after, tokenizer.pad_token_id)
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of all that decides a tokenizer's ids."""
+    """SHA-256 of everything that determines a tokenizer's ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # truncation and padding are state of the last call, not part of what the tokenizer is
+    # truncation and padding are left over from the tokenizer's last call, so they must not count
     if backend is not None:
         backend.no_truncation()
         backend.no_padding()
@@ -159,7 +160,7 @@ def _open(path: epath.Path) -> _Segment:
 
 
 def _read_names(path: epath.Path) -> list[str]:
-    """Names of segments that a file lists; none where there is no such file."""
+    """Names of the segments that a file lists; none if there is no such file."""
     if not path.exists():
         return []
     try:
@@ -173,27 +174,30 @@ def _hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "T 2"]:
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
-def _find(
+def _look_up(
     hashes: UInt64[np.ndarray, "T 2"], stored: Sequence[_Segment]
 ) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"], Int[np.ndarray, "T"]]:
     """Segment (-1: none), start and length of every text."""
     segment, start, length = np.full((3, len(hashes)), -1)
-    for number, part in enumerate(stored):
-        place = np.searchsorted(part.hashes[:, 0], hashes[:, 0]).clip(max=len(part.hashes) - 1)
-        known: Bool[np.ndarray, T] = (part.hashes[place] == hashes).all(axis=1)
-        segment[known] = number
-        start[known], length[known] = part.starts[place[known]], part.lengths[place[known]]
+    for index, entry in enumerate(stored):
+        row = np.searchsorted(entry.hashes[:, 0], hashes[:, 0]).clip(max=len(entry.hashes) - 1)
+        known: Bool[np.ndarray, T] = (entry.hashes[row] == hashes).all(axis=1)
+        segment[known] = index
+        start[known], length[known] = entry.starts[row[known]], entry.lengths[row[known]]
     return segment, start, length
 
 
-def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Special tokens before and after a text."""
-    framed = tokenizer("a")["input_ids"]
+def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Special tokens before and after a text, read off a sample."""
+    complete = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    for first in range(len(framed) - len(bare) + 1):
-        if framed[first : first + len(bare)] == bare:
-            return tuple(framed[:first]), tuple(framed[first + len(bare) :])
-    raise UserError(f"the tokenizer {tokenizer.name_or_path!r} changes a text between its markers")
+    for first in range(len(complete) - len(bare) + 1):
+        if complete[first : first + len(bare)] == bare:
+            return tuple(complete[:first]), tuple(complete[first + len(bare) :])
+    raise UserError(
+        f"the tokenizer {tokenizer.name_or_path!r} gives a text other ids between its special "
+        "tokens than alone; use another tokenizer"
+    )
 
 
 def _build(
@@ -201,22 +205,25 @@ def _build(
     hashes: UInt64[np.ndarray, "T 2"],
     tokenizer: Any,
     folder: epath.Path,
-    wanted: str,
+    set_hash: str,
 ) -> None:
-    """Have every text in some segment, together with all processes that want the same texts."""
+    """Put every text into a segment, together with all processes that need the same texts."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = folder / f"plan-{wanted}.json"
-    whole = _segments(folder)
-    if not set(_read_names(plan)) <= set(whole):  # somebody has deleted a segment since
+    # The plan lists the segments that count as known. The process that creates it decides for all,
+    # so all divide the missing texts alike, even if another segment appears in the meantime.
+    plan = folder / f"plan-{set_hash}.json"
+    complete = _complete_segments(folder)
+    if not set(_read_names(plan)) <= set(complete):  # a segment has been deleted since
         plan.unlink(missing_ok=True)
-    create(plan, json.dumps(whole))
+    create(plan, json.dumps(complete))
     known = _read_names(plan)
-    segment = _find(hashes, [_open(folder / name) for name in known])[0]
+    segment = _look_up(hashes, [_open(folder / name) for name in known])[0]
     first = np.unique(hashes, axis=0, return_index=True)[1]
     missing = np.sort(first[segment[first] < 0])
     shares = [missing[i : i + TEXTS_PER_SEGMENT] for i in range(0, len(missing), TEXTS_PER_SEGMENT)]
+    # sorted by hash, so that texts are looked up by binary search
     shares = [share[np.argsort(hashes[share, 0], kind="stable")] for share in shares]
-    to_make = {_name(hashes[share]): share for share in shares}
+    to_make = {_segment_name(hashes[share]): share for share in shares}
     with (
         progress_bar("tokenizing", len(missing), "texts") as progress,
         Claims(folder) as claims,
@@ -227,22 +234,22 @@ def _build(
             ids = _tokenize([texts[i] for i in share], tokenizer, progress)
             _write(folder / name, hashes[share], ids)
 
-        # a segment is there when its last file is
-        make_together({name: folder / name / LAST for name in to_make}, make, claims)
+        # a segment is complete when its last file is there
+        make_together({name: folder / name / LAST_FILE for name in to_make}, make, claims)
     used = [known[i] for i in np.unique(segment[segment >= 0])]
-    finished = folder / f"finished-{wanted}.json"
-    if finished.exists() and set(_read_names(finished)) - set(_segments(folder)):
+    finished = folder / f"finished-{set_hash}.json"
+    if finished.exists() and set(_read_names(finished)) - set(_complete_segments(folder)):
         finished.unlink(missing_ok=True)
     create(finished, json.dumps([*used, *to_make]))
 
 
-def _segments(folder: epath.Path) -> list[str]:
-    """Names of the whole segments in a folder."""
-    found = (path.name for path in entries(folder) if path.name.startswith("segment-"))
-    return sorted(name for name in found if (folder / name / LAST).exists())
+def _complete_segments(folder: epath.Path) -> list[str]:
+    """Names of the complete segments in a folder."""
+    names = (path.name for path in entries(folder) if path.name.startswith("segment-"))
+    return sorted(name for name in names if (folder / name / LAST_FILE).exists())
 
 
-def _name(hashes: UInt64[np.ndarray, "T 2"]) -> str:
+def _segment_name(hashes: UInt64[np.ndarray, "T 2"]) -> str:
     return "segment-" + hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
 
@@ -267,7 +274,7 @@ def _save(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as stream:
         np.save(stream, array)
         os.fsync(stream.fileno())
-    # NumPy hands small arrays to a buffer whose last flush may fail without a word
+    # NumPy writes small arrays to a buffer whose last flush may fail without an error
     if path.stat().st_size < array.nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -280,12 +287,12 @@ def _write(target: epath.Path, hashes: UInt64[np.ndarray, "T 2"], ids: list[np.n
         "lengths": lengths,
         "ids": np.concatenate([*ids, np.empty(0, np.int32)]),
     }
-    near = None if is_remote(target) else target.parent
-    temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=near))
+    parent = None if is_remote(target) else target.parent
+    temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=parent))
     try:
         for part, array in arrays.items():
             _save(temporary / f"{part}.npy", array)
-        publish(temporary, target, LAST)
+        publish(temporary, target, LAST_FILE)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise

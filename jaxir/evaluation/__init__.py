@@ -1,1 +1,1 @@
-"""Exact ranks, metrics, language bias and significance, from embeddings to tables and pictures."""
+"""Evaluation of retrieval: exact ranks, metrics, language bias, significance, tables, pictures."""

@@ -1,6 +1,6 @@
-"""A retrieval task: queries, one multilingual pool of passages, and which passages are right.
+"""A retrieval dataset: queries, one multilingual pool of passages, and relevance judgements.
 
-Dimension key: Q queries, P passages, R right answers of a query at most, S selected queries.
+Dimension key: Q queries, P passages, R relevant passages of a query at most, S selected queries.
 
     monolingual    queries of X against the passages of X
     cross_lingual  queries of X against the passages of Y, Y != X
@@ -21,15 +21,15 @@ SETTINGS = ("monolingual", "cross_lingual", "multilingual")
 
 @dataclass(frozen=True, eq=False)
 class RetrievalDataset:
-    """Queries and passages in several languages, and the right answers of each query.
+    """Queries and passages in several languages, and the relevant passages of each query.
 
-    A query may have several right answers, in any language; one without any counts in no measure.
-    Ids are unique among the queries and among the passages; they also break ties (`ranks`). Queries
-    with one `question` number ask the same thing, in other languages or words: they are drawn
-    together where chance is estimated (`significance`).
+    A query may have several relevant passages, in any language; a query without any counts in no
+    metric. Ids are unique among the queries and among the passages; they also break ties (`ranks`).
+    Queries with the same `question` ask the same thing, in other languages or words: they are
+    resampled together (`significance`).
 
     Raises:
-        UserError: fields that do not fit together, naming the set and what is wrong.
+        UserError: fields do not fit together; the message names the dataset.
     """
 
     name: str
@@ -40,12 +40,12 @@ class RetrievalDataset:
     passages: list[str]
     passage_ids: list[str]
     passage_language: Int[np.ndarray, "P"]  # index into languages
-    relevant: Int[np.ndarray, "Q R"]  # indexes into passages, padded with -1
-    # how right each answer is, 0 where `relevant` is padding; given nothing: 1 each
+    relevant: Int[np.ndarray, "Q R"]  # indices of passages, padded with -1
+    # graded relevance, 0 where `relevant` is padding; None: 1 for all
     gains: Int[np.ndarray, "Q R"] = None  # type: ignore[assignment]
-    # given nothing: every query asks something of its own
+    # None: every query asks another question
     question: Int[np.ndarray, "Q"] = None  # type: ignore[assignment]
-    settings: tuple[str, ...] = SETTINGS  # those that the task is meant for
+    settings: tuple[str, ...] = SETTINGS  # those that the dataset is evaluated in
 
     def __post_init__(self):
         if self.gains is None:
@@ -57,19 +57,21 @@ class RetrievalDataset:
         shape = np.shape(self.relevant)
         self._require(
             len(shape) == 2 and shape[0] == len(self.queries) and shape[1] > 0,
-            f"relevant has shape {shape}; it needs one row, not empty, for each of "
+            f"relevant has shape {shape}; it must have a row, not empty, for each of "
             f"{len(self.queries)} queries",
         )
         within = (self.relevant >= -1) & (self.relevant < len(self.passages))
-        self._require(within.all(), f"a right answer is outside the {len(self.passages)} passages")
+        self._require(
+            within.all(), f"a relevant passage is outside the {len(self.passages)} passages"
+        )
         ordered = np.sort(self.relevant, axis=1)
         twice = ((np.diff(ordered, axis=1) == 0) & (ordered[:, 1:] >= 0)).any(axis=1)
         if twice.any():
             query = self.query_ids[int(np.argmax(twice))]
-            self._require(False, f"query {query!r} names the same right answer twice")
+            self._require(False, f"query {query!r} names a relevant passage twice")
         self._require(
             np.shape(self.gains) == shape and ((self.gains > 0) == (self.relevant >= 0)).all(),
-            "gains must be positive for right answers and 0 elsewhere",
+            "gains must be positive for relevant passages and 0 elsewhere",
         )
         self._require(
             np.shape(self.question) == (len(self.queries),),
@@ -77,12 +79,12 @@ class RetrievalDataset:
         )
         self._require(
             bool(self.settings) and set(self.settings) <= set(SETTINGS),
-            f"settings {self.settings}: must be of {', '.join(SETTINGS)}",
+            f"settings {self.settings}: must be among {', '.join(SETTINGS)}",
         )
 
     def _require(self, holds: bool, problem: str) -> None:
         if not holds:
-            raise UserError(f"retrieval set {self.name!r}: {problem}")
+            raise UserError(f"dataset {self.name!r}: {problem}")
 
     def _check_side(self, stem, plural, texts, ids, language) -> None:
         self._require(len(texts) > 0, f"there are no {stem}{plural}")
@@ -99,7 +101,7 @@ class RetrievalDataset:
 
 
 def select_queries(dataset: RetrievalDataset, rows: Int[np.ndarray, "S"]) -> RetrievalDataset:
-    """The same task asked by the queries of `rows` alone, against the whole pool of passages."""
+    """The dataset with the queries of `rows` alone, against the whole pool of passages."""
     return dataclasses.replace(
         dataset,
         queries=[dataset.queries[row] for row in rows],

@@ -1,4 +1,4 @@
-"""Every measure of every query as a file, for comparisons that come later."""
+"""Files with every metric of every query, for later comparisons."""
 
 import os
 import zlib
@@ -16,21 +16,21 @@ from jaxir.runtime.files import writing
 
 
 def write_values(path: os.PathLike, values: PerQueryMetrics) -> None:
-    """Every measure of every query, as NumPy arrays."""
+    """Write every metric of every query, as NumPy arrays."""
     arrays: dict[str, Any] = {
         "query_language": values.query_language,
         "question": values.question,
         "languages": np.array(values.languages),
         "settings": np.array(values.settings),
     }
-    arrays |= {f"by_language/{name}": one for name, one in values.by_language.items()}
-    arrays |= {f"in_pool/{name}": one for name, one in values.in_pool.items()}
+    arrays |= {f"by_language/{name}": metric for name, metric in values.by_language.items()}
+    arrays |= {f"in_pool/{name}": metric for name, metric in values.in_pool.items()}
     with writing(path, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def read_values(path: os.PathLike) -> PerQueryMetrics:
-    """What `write_values` has written.
+    """Read a file of `write_values`.
 
     Raises:
         UserError: there is no such file, or it is damaged.
@@ -38,9 +38,9 @@ def read_values(path: os.PathLike) -> PerQueryMetrics:
     with _arrays(path) as arrays:
         fields: dict[str, dict[str, np.ndarray]] = {"by_language": {}, "in_pool": {}}
         for name, values in arrays.items():
-            kind, _, measure = name.partition("/")
-            if measure:
-                fields[kind][measure] = values
+            field, _, metric = name.partition("/")
+            if metric:
+                fields[field][metric] = values
         return PerQueryMetrics(
             languages=tuple(arrays["languages"].tolist()),
             settings=tuple(arrays["settings"].tolist()),
@@ -50,34 +50,34 @@ def read_values(path: os.PathLike) -> PerQueryMetrics:
         )
 
 
-def write_totals(
-    path: os.PathLike, languages: tuple[str, ...], totals: dict[str, MetricSums]
+def write_metric_sums(
+    path: os.PathLike, languages: tuple[str, ...], metrics: dict[str, MetricSums]
 ) -> None:
-    """Measures that were summed over the queries of each question, as NumPy arrays."""
+    """Write metrics that are summed over the queries of each question, as NumPy arrays."""
     arrays: dict[str, Any] = {"languages": np.array(languages)}
-    arrays |= {f"sums/{name}": one.sums for name, one in totals.items()}
-    arrays |= {f"counts/{name}": one.counts for name, one in totals.items()}
+    arrays |= {f"sums/{name}": metric.sums for name, metric in metrics.items()}
+    arrays |= {f"counts/{name}": metric.counts for name, metric in metrics.items()}
     with writing(path, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def read_totals(path: os.PathLike) -> tuple[tuple[str, ...], dict[str, MetricSums]]:
-    """Languages and measures, as `write_totals` has written them.
+def read_metric_sums(path: os.PathLike) -> tuple[tuple[str, ...], dict[str, MetricSums]]:
+    """Read the languages and metrics of a file of `write_metric_sums`.
 
     Raises:
         UserError: there is no such file, or it is damaged.
     """
     with _arrays(path) as arrays:
         names = [name.removeprefix("sums/") for name in arrays if name.startswith("sums/")]
-        totals = {
+        metrics = {
             name: MetricSums(arrays[f"sums/{name}"], arrays[f"counts/{name}"]) for name in names
         }
-        return tuple(arrays["languages"].tolist()), totals
+        return tuple(arrays["languages"].tolist()), metrics
 
 
 @contextmanager
 def _arrays(path: os.PathLike) -> Iterator[dict[str, np.ndarray]]:
-    """A file's arrays; what they lack is told as a `UserError` too."""
+    """Read a file's arrays; a key that the caller misses is a `UserError` too."""
     try:
         with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

@@ -1,4 +1,4 @@
-"""Reports as pictures, PNG.
+"""Pictures of evaluations, as PNG files.
 
 Dimension key: N languages.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from jaxir.runtime.files import writing
@@ -20,9 +21,9 @@ def draw_heat_maps(
     title: str,
     path: os.PathLike,
 ) -> None:
-    """mAP by query language (rows) and passage language (columns), a map a system, as a PNG.
+    """Draw mAP by query language (rows) and passage language (columns), a heat map a system.
 
-    One scale of colors serves all.
+    All maps share one scale of colors.
     """
     size = 2.4 + 0.55 * len(languages)
     figure = Figure(figsize=(size * len(systems) + 1, size), layout="constrained")
@@ -54,13 +55,13 @@ def draw_rank_distances(
     title: str,
     path: os.PathLike,
 ) -> None:
-    """Rank distance by query language, a bar a system."""
+    """Draw rank distance by query language, a bar a system."""
     figure = Figure(figsize=(2.5 + 0.6 * len(languages), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(systems)
-    for number, (name, values) in enumerate(systems.items()):
-        places = np.arange(len(languages)) + (number - (len(systems) - 1) / 2) * width
-        axes.bar(places, values, width, label=name)
+    for index, (name, values) in enumerate(systems.items()):
+        positions = np.arange(len(languages)) + (index - (len(systems) - 1) / 2) * width
+        axes.bar(positions, values, width, label=name)
     axes.set_xticks(range(len(languages)), languages)
     axes.set_xlabel("query language")
     axes.set_ylabel("rank distance (lower is better)")
@@ -78,15 +79,13 @@ def draw_language_shares(
     title: str,
     path: os.PathLike,
 ) -> None:
-    """Share of each passage language in the first places, by query language, beside the pool's."""
+    """Draw the share of passage languages in the top-k, by query language, and in the pool."""
     rows = np.vstack([np.nan_to_num(shares), pool])
     figure = Figure(figsize=(8, 1.6 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(rows))
-    colors = [f"C{number}" if number < 10 else "0.4" for number in range(len(languages))]
+    colors = [f"C{index}" for index in range(len(languages))]
     if len(languages) > 10:
-        from matplotlib import colormaps
-
         colors = list(colormaps["tab20"](np.arange(len(languages)) % 20))
     for column, (language, color) in enumerate(zip(languages, colors)):
         axes.barh(range(len(rows)), rows[:, column], left=left, color=color, label=language)

@@ -1,13 +1,14 @@
-"""The three settings of multilingual retrieval, from the ranks of the right answers.
+"""Metrics in the three settings of multilingual retrieval, from the ranks of relevant passages.
 
-Dimension key: Q queries, R right answers of a query at most, N languages, U questions, B draws.
+Dimension key: Q queries, R relevant passages of a query at most, N languages, U questions, C cells,
+B draws.
 
     monolingual    queries of X against the passages of X; mean over languages
     cross_lingual  queries of X against the passages of Y; mean over ordered pairs, Y != X
     multilingual   queries of X against the passages of all languages; mean over X
 
-(LAReQA, arXiv 2004.05484, section 3; arXiv 2408.10536, section 4.) A query with no right answer
-among the passages it is held against does not count there.
+(LAReQA, arXiv 2004.05484, section 3; arXiv 2408.10536, section 4.) A query without a relevant
+passage among those that are ranked does not count there.
 """
 
 import math
@@ -19,14 +20,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxir.evaluation.bias import equal_expected_rank, rank_distance
-from jaxir.evaluation.dataset import RetrievalDataset
-from jaxir.evaluation.metrics import MEASURES, Measure
+from jaxir.evaluation.dataset import SETTINGS, RetrievalDataset
+from jaxir.evaluation.metrics import METRICS, MetricFunction
 from jaxir.evaluation.ranks import ranks_in_pool, ranks_within_language
 
 
 @dataclass(frozen=True, eq=False)
 class PerQueryMetrics:
-    """Every measure of every query, NaN where it does not count."""
+    """Every metric of every query, NaN where the query does not count."""
 
     languages: tuple[str, ...]
     settings: tuple[str, ...]
@@ -35,44 +36,46 @@ class PerQueryMetrics:
     by_language: dict[str, Float[np.ndarray, "Q N"]]  # against the passages of each language
     in_pool: dict[str, Float[np.ndarray, "Q"]]  # against those of all languages
 
-    def totals(self) -> dict[str, "MetricSums"]:
-        """Sums and counts over queries of every "setting/measure" of the settings asked for."""
+    def metric_sums(self) -> dict[str, "MetricSums"]:
+        """Sums over the queries of each question, by "setting/metric", in `self.settings`."""
         unit = np.unique(self.question, return_inverse=True)[1]
         size, languages = int(unit.max()) + 1, len(self.languages)
-        own = self.query_language
+        asked_in = self.query_language
 
-        def totals(values: np.ndarray, cell: np.ndarray, cells: int) -> MetricSums:
+        def sum_cells(values: np.ndarray, cell: np.ndarray, cells: int) -> MetricSums:
             known = ~np.isnan(values)
-            place = (unit[:, None] * cells + cell)[known]
+            index = (unit[:, None] * cells + cell)[known]
 
-            def summed(weights: np.ndarray | None) -> np.ndarray:
-                return np.bincount(place, weights, minlength=size * cells).reshape(size, cells)
+            def sum_up(weights: np.ndarray | None) -> np.ndarray:
+                return np.bincount(index, weights, minlength=size * cells).reshape(size, cells)
 
-            return MetricSums(summed(values[known]), summed(None))
+            return MetricSums(sum_up(values[known]), sum_up(None))
 
         result = {}
-        pairs = own[:, None] * languages + np.arange(languages)
-        same = pairs == (own * (languages + 1))[:, None]
+        # a pair of languages is one number, query language * N + passage language
+        pairs = asked_in[:, None] * languages + np.arange(languages)
+        same = pairs == (asked_in * (languages + 1))[:, None]
         for name, values in self.by_language.items():
             if "monolingual" in self.settings:
-                result[f"monolingual/{name}"] = totals(
-                    values[same][:, None], own[:, None], languages
+                result[f"monolingual/{name}"] = sum_cells(
+                    values[same][:, None], asked_in[:, None], languages
                 )
             if "cross_lingual" in self.settings:
                 others = np.where(same, np.nan, values)
-                result[f"cross_lingual/{name}"] = totals(others, pairs, languages**2)
+                result[f"cross_lingual/{name}"] = sum_cells(others, pairs, languages**2)
         if "multilingual" in self.settings:
             for name, values in self.in_pool.items():
-                result[f"multilingual/{name}"] = totals(values[:, None], own[:, None], languages)
+                key = f"multilingual/{name}"
+                result[key] = sum_cells(values[:, None], asked_in[:, None], languages)
         return result
 
 
 @dataclass(frozen=True, eq=False)
 class MetricSums:
-    """A measure summed over the queries of each question, apart for each cell of its setting.
+    """A metric summed over the queries of each question, in each cell of its setting.
 
-    A cell is a query language, or a pair of query and passage language; a setting's figure is the
-    mean over cells of the mean over queries.
+    A cell is a query language, or a pair of query and passage language; the value of a setting is
+    the mean over cells of the mean over queries.
     """
 
     sums: Float[np.ndarray, "U C"]
@@ -81,17 +84,17 @@ class MetricSums:
     def means(
         self, weights: Float[np.ndarray, "B U"] | None = None
     ) -> Float[np.ndarray, "C"] | Float[np.ndarray, "B C"]:
-        """Mean over queries in each cell, each question counted `weights` times; NaN of nothing."""
+        """Mean over queries by cell, questions weighted by `weights`; NaN in an empty cell."""
         if weights is None:
             sums, counts = self.sums.sum(axis=0), self.counts.sum(axis=0)
         else:
             sums, counts = weights @ self.sums, weights @ self.counts
         return np.where(counts > 0, sums / np.maximum(counts, 1e-300), np.nan)
 
-    def figure(
+    def mean(
         self, weights: Float[np.ndarray, "B U"] | None = None
     ) -> Float[np.ndarray, ""] | Float[np.ndarray, "B"]:
-        """The setting's figure; NaN of nothing."""
+        """Mean over cells, the value of the setting; NaN where all cells are empty."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
             return np.asarray(np.nanmean(self.means(weights), axis=-1))
@@ -99,7 +102,7 @@ class MetricSums:
 
 @dataclass(frozen=True, eq=False)
 class SettingsReport:
-    """Every measure in the three settings; NaN where no query has a right answer."""
+    """Every metric in the three settings; NaN where no query has a relevant passage."""
 
     name: str
     languages: tuple[str, ...]
@@ -107,22 +110,22 @@ class SettingsReport:
     passages: int
     monolingual: dict[str, float]
     cross_lingual: dict[str, float]
-    multilingual: dict[str, float]  # with the measures of language bias
+    multilingual: dict[str, float]  # with the metrics of language bias
     matrix: dict[str, Float[np.ndarray, "N N"]]  # query language x passage language
     pool: dict[str, Float[np.ndarray, "N"]]  # by query language, in the multilingual pool
     values: PerQueryMetrics = field(repr=False)
 
     def summary(self) -> dict[str, float]:
-        """The settings' means by "setting/measure", as a log has them."""
+        """Values by "setting/metric", for a log."""
         return {
-            f"{setting}/{measure}": value
-            for setting in ("monolingual", "cross_lingual", "multilingual")
-            for measure, value in getattr(self, setting).items()
+            f"{setting}/{metric}": value
+            for setting in SETTINGS
+            for metric, value in getattr(self, setting).items()
         }
 
     def to_dict(self) -> dict:
-        """The report as JSON has it: lists for arrays, null for NaN; not the values of queries."""
-        return {name: plain(value) for name, value in vars(self).items() if name != "values"}
+        """The report as JSON values, without those of single queries."""
+        return {name: json_value(value) for name, value in vars(self).items() if name != "values"}
 
 
 def evaluate_settings(
@@ -130,48 +133,49 @@ def evaluate_settings(
     dataset: RetrievalDataset,
     more: Mapping[str, Float[np.ndarray, "Q"]] | None = None,
 ) -> SettingsReport:
-    """Measure the three settings from the counts of `jaxir.evaluation.ranks.count_ranked_above`.
+    """Evaluate the three settings from the counts of `ranks.count_ranked_above`.
 
-    `more` are further measures of each query in the pool.
+    `more` are further metrics of each query in the pool.
     """
     within_language = ranks_within_language(above, dataset)
-    return report(within_language, ranks_in_pool(above), dataset, more=more)
+    return evaluate_ranks(within_language, ranks_in_pool(above), dataset, more=more)
 
 
-def report(
+def evaluate_ranks(
     within_language: Int[np.ndarray, "Q R"],
     in_pool: Int[np.ndarray, "Q R"],
     dataset: RetrievalDataset,
     *,
     whole: bool = True,
-    measures: Mapping[str, Measure] = MEASURES,
+    metrics: Mapping[str, MetricFunction] = METRICS,
     more: Mapping[str, Float[np.ndarray, "Q"]] | None = None,
 ) -> SettingsReport:
-    """Measure the three settings from the ranks of `dataset.relevant`.
+    """Evaluate the three settings from the ranks of `dataset.relevant`.
 
     Args:
-        within_language: ranks, from 1, among the passages of the right answer's language.
+        within_language: ranks, from 1, among the passages of the relevant passage's language.
         in_pool: ranks, from 1, among the passages of all languages.
-        dataset: the task.
-        whole: everything was ranked; else 0 stands for an answer below the last rank, and the
-            measures of language bias, which need the rank of every answer, are left out.
-        measures: of a query, by name.
-        more: further measures of each query in the pool.
+        dataset: queries, passages and judgements.
+        whole: all passages were ranked; otherwise rank 0 means below the last one, and the metrics
+            of language bias, which need all ranks, are left out.
+        metrics: of a query, by name.
+        more: further metrics of each query in the pool.
     """
     languages = len(dataset.languages)
     language = dataset.passage_language[dataset.relevant]
     by_language = {
         name: np.stack(
             [
-                measure(within_language, np.where(language == column, dataset.gains, 0))
+                # relevant passages of other languages are as padding
+                metric(within_language, np.where(language == column, dataset.gains, 0))
                 for column in range(languages)
             ],
             axis=1,
         )
-        for name, measure in measures.items()
+        for name, metric in metrics.items()
     }
     gains = dataset.gains
-    pooled = {name: measure(in_pool, gains) for name, measure in measures.items()}
+    pooled = {name: metric(in_pool, gains) for name, metric in metrics.items()}
     if whole:
         pooled["rank_distance"] = rank_distance(in_pool, gains)
         pooled["peer"] = equal_expected_rank(in_pool, language, gains, dataset.question)
@@ -188,26 +192,23 @@ def report(
 
 
 def summarize(values: PerQueryMetrics, name: str, queries: int, passages: int) -> SettingsReport:
-    """The means that a report shows, from the measures of every query."""
+    """A report with the means of the metrics of every query."""
     languages = len(values.languages)
-    settings: dict[str, dict[str, float]] = {
-        "monolingual": {},
-        "cross_lingual": {},
-        "multilingual": {},
-    }
-    matrix = {name: np.full((languages, languages), np.nan) for name in values.by_language}
+    settings: dict[str, dict[str, float]] = {setting: {} for setting in SETTINGS}
+    matrix = {metric: np.full((languages, languages), np.nan) for metric in values.by_language}
     pool = {}
-    for key, totals in values.totals().items():
-        setting, measure = key.split("/", 1)
-        settings[setting][measure] = float(totals.figure())
-        means = totals.means()
+    for key, sums in values.metric_sums().items():
+        setting, metric = key.split("/", 1)
+        settings[setting][metric] = float(sums.mean())
+        means = sums.means()
         if setting == "multilingual":
-            pool[measure] = means
+            pool[metric] = means
         elif setting == "monolingual":
-            np.fill_diagonal(matrix[measure], means)
+            np.fill_diagonal(matrix[metric], means)
         else:
+            # the cells of cross-lingual retrieval leave the diagonal to monolingual retrieval
             means = means.reshape(languages, languages)
-            matrix[measure] = np.where(np.isnan(means), matrix[measure], means)
+            matrix[metric] = np.where(np.isnan(means), matrix[metric], means)
     return SettingsReport(
         name=name,
         languages=values.languages,
@@ -220,15 +221,15 @@ def summarize(values: PerQueryMetrics, name: str, queries: int, passages: int) -
     )
 
 
-def plain(value: object) -> object:
-    """A value as JSON has it: lists for arrays and tuples, null for NaN."""
+def json_value(value: object) -> object:
+    """A value as JSON expresses it: lists for arrays and tuples, null for NaN."""
     match value:
         case dict():
-            return {name: plain(item) for name, item in value.items()}
+            return {name: json_value(item) for name, item in value.items()}
         case np.ndarray():
-            return plain(value.tolist())
+            return json_value(value.tolist())
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [json_value(item) for item in value]
         case float() if math.isnan(value):
             return None
     return value

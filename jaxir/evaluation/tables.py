@@ -1,4 +1,4 @@
-"""Reports as tables on the terminal."""
+"""Tables of evaluations on the terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxir.evaluation.dataset import SETTINGS
-from jaxir.evaluation.significance import Comparison
+from jaxir.evaluation.significance import PairedTest
 
-# title, whether more is better, and where a report has it
+# title, True where higher is better, and the path of the value in a report
 Column = tuple[str, bool, tuple[str, ...]]
 COLUMNS: tuple[Column, ...] = (
     ("monolingual mAP", True, ("monolingual", "map")),
@@ -19,13 +19,13 @@ COLUMNS: tuple[Column, ...] = (
     ("multilingual mAP", True, ("multilingual", "map")),
     ("rank distance", False, ("multilingual", "rank_distance")),
 )
-LESS_IS_BETTER = ("rank_distance",)
+LOWER_IS_BETTER = ("rank_distance",)
 
-Report = Mapping[str, Any]  # a SettingsReport as JSON has it
+ReportDict = Mapping[str, Any]  # of `SettingsReport.to_dict`
 
 
-def figures(report: Report, columns: Sequence[Column] = COLUMNS) -> list[float]:
-    """A report's figures, one a column; NaN for what it does not have."""
+def column_values(report: ReportDict, columns: Sequence[Column] = COLUMNS) -> list[float]:
+    """A report's value of each column; NaN where it has none."""
     values = (_at(report, path) for _, _, path in columns)
     return [math.nan if value is None else value for value in values]
 
@@ -36,7 +36,7 @@ def _at(report: Any, path: Sequence[str]) -> Any:
     return report
 
 
-def describe_size(systems: Mapping[str, Report]) -> str:
+def describe_size(systems: Mapping[str, Any]) -> str:
     """The size of a dataset in words, from the reports of its systems."""
     report = next(iter(systems.values()))
     names = ("queries", "passages", "images", "captions")
@@ -48,10 +48,10 @@ def describe_size(systems: Mapping[str, Report]) -> str:
 
 
 def print_settings(
-    title: str, reports: Mapping[str, Report], columns: Sequence[Column] = COLUMNS
+    title: str, reports: Mapping[str, ReportDict], columns: Sequence[Column] = COLUMNS
 ) -> None:
-    """One line a system, the best of each column in bold."""
-    rows = {name: figures(report, columns) for name, report in reports.items()}
+    """Print a row a system, the best value of each column in bold."""
+    rows = {name: column_values(report, columns) for name, report in reports.items()}
     best = _best(list(rows.values()), columns)
     table = _table(title, "system", columns)
     for name, values in rows.items():
@@ -61,19 +61,20 @@ def print_settings(
 
 
 def print_comparison(
-    title: str, reports: Mapping[str, Sequence[Report]], columns: Sequence[Column] = COLUMNS
+    title: str, reports: Mapping[str, Sequence[ReportDict]], columns: Sequence[Column] = COLUMNS
 ) -> list[str]:
-    """One line a setting of the shares: mean and half the range over seeds; returns the ties.
+    """Print a row a mixture of shares: mean and half the range over seeds; returns the ties.
 
-    Two settings tie in a measure where their means differ by no more than the range of either.
+    Two mixtures tie in a metric where their means differ by no more than the range of either.
     """
     runs = {
-        name: np.array([figures(one, columns) for one in many]) for name, many in reports.items()
+        name: np.array([column_values(report, columns) for report in of_seeds])
+        for name, of_seeds in reports.items()
     }
     means = {name: values.mean(axis=0) for name, values in runs.items()}
     spans = {name: np.ptp(values, axis=0) for name, values in runs.items()}
     best = _best([list(values) for values in means.values()], columns)
-    seeds = max(len(many) for many in reports.values())
+    seeds = max(len(of_seeds) for of_seeds in reports.values())
     table = _table(f"{title}: mean ± half the range over {seeds} seeds", "shares", columns)
     ties = []
     leaders = [
@@ -97,13 +98,13 @@ def print_comparison(
     return ties
 
 
-def print_measures(
-    title: str, report: Report, intervals: Mapping[str, tuple[float, float]]
+def print_metrics(
+    title: str, report: ReportDict, intervals: Mapping[str, tuple[float, float]]
 ) -> None:
-    """One line a measure, one column a setting, each figure with its confidence interval."""
+    """Print a row a metric and a column a setting, each value with its confidence interval."""
     settings = [setting for setting in SETTINGS if report[setting]]
     table = Table(title=title, title_justify="left")
-    table.add_column("measure")
+    table.add_column("metric")
     for setting in settings:
         table.add_column(setting.replace("_", "-"), justify="right")
     for name in dict.fromkeys(name for setting in settings for name in report[setting]):
@@ -115,40 +116,41 @@ def print_measures(
                 continue
             low, high = intervals[f"{setting}/{name}"]
             cells.append(f"{_text(value)} [dim]{_text(low)} to {_text(high)}[/dim]")
-        table.add_row(f"{name} {'↓' if name in LESS_IS_BETTER else '↑'}", *cells)
+        table.add_row(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", *cells)
     _print(table)
 
 
-def print_paired(
-    first: str, second: str, title: str, comparisons: Mapping[str, Comparison]
-) -> None:
-    """One line a figure of two models: both, the difference, and how likely chance explains it."""
+def print_paired(first: str, second: str, title: str, tests: Mapping[str, PairedTest]) -> None:
+    """Print a row a metric of two models: both values, their difference, and its p value.
+
+    The better value is bold where the p value is below 0.05.
+    """
     table = Table(title=title, title_justify="left")
-    for name in ("setting", "measure"):
+    for name in ("setting", "metric"):
         table.add_column(name)
     for name in (first, second, "difference", "p"):
         table.add_column(name, justify="right")
-    for key, one in comparisons.items():
-        setting, measure = key.split("/", 1)
-        better = one.difference * (-1 if measure in LESS_IS_BETTER else 1) > 0
-        p = "< 0.001" if one.p_value < 0.001 else f"{one.p_value:.3f}"
-        sure = one.p_value < 0.05
+    for key, test in tests.items():
+        setting, metric = key.split("/", 1)
+        better = test.difference * (-1 if metric in LOWER_IS_BETTER else 1) > 0
+        p_value = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+        significant = test.p_value < 0.05
         table.add_row(
             setting.replace("_", "-"),
-            f"{measure} {'↓' if measure in LESS_IS_BETTER else '↑'}",
-            _bold(_text(one.first), sure and not better),
-            _bold(_text(one.second), sure and better),
-            f"{'+' if one.difference > 0 else ''}{_text(one.difference)}",
-            p,
+            f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}",
+            _bold(_text(test.first), significant and not better),
+            _bold(_text(test.second), significant and better),
+            f"{'+' if test.difference > 0 else ''}{_text(test.difference)}",
+            p_value,
         )
     _print(table)
 
 
 def _best(rows: list[list[float]], columns: Sequence[Column]) -> list[float]:
     best = []
-    for (_, more_is_better, _), values in zip(columns, zip(*rows)):
+    for (_, higher_is_better, _), values in zip(columns, zip(*rows)):
         known = [value for value in values if not math.isnan(value)]
-        pick = max if more_is_better else min
+        pick = max if higher_is_better else min
         best.append(pick(known) if known else math.nan)
     return best
 
@@ -166,13 +168,13 @@ def _bold(text: str, strong: bool) -> str:
 def _table(title: str, first: str, columns: Sequence[Column]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
-    for name, more_is_better, _ in columns:
-        table.add_column(f"{name} {'↑' if more_is_better else '↓'}", justify="right")
+    for name, higher_is_better, _ in columns:
+        table.add_column(f"{name} {'↑' if higher_is_better else '↓'}", justify="right")
     return table
 
 
 def _print(table: Table) -> None:
-    # a table cut to the eighty columns of a log file is of no use to anyone
+    # log files report eighty columns, which would cut the tables
     console = Console()
     console.width = max(console.width, 110)
     console.print(table)

@@ -1,12 +1,15 @@
 """Dropout by hashing.
 
-Dimension key: B rows, L tokens, H heads, M tokens attended to.
+Dimension key: B rows, L tokens, D width, H heads, M tokens attended to.
 
-A token's mask is a hash of its seed and of each number's place in its vector, and its seed one of
-its text's and of its position there. So masks depend neither on devices and chunks nor on where in
-which row a text stands and how far that row is padded. A few integer operations a number do for
-that; JAX's own generator takes a quarter of a training step on a TPU (the compiler's estimate for
-XLM-R base).
+Seeds are 32-bit numbers: one of each text is folded with the token's position into one of each
+token, and that with the place in the network (the layer's number, the block's number). A mask's bit
+is a hash of the token's seed and of the number's index in its vector. So masks depend neither on
+devices and chunks nor on the row and column in which a text stands, nor on its padding. Hashing
+takes a few integer operations a number; JAX's own generator takes a quarter of a training step on a
+TPU (the compiler's estimate for XLM-R base).
+
+`jaxir.data.interleaving` has a 64-bit hash of its own, in NumPy, for the order of the data.
 """
 
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt32
 Seeds = UInt32[Array, "B L"]  # one a token
 
 
-def mix(x: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
+def hash_bits(x: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
     """A permutation of the 32-bit numbers in which every bit depends on every other.
 
     References:
@@ -26,22 +29,29 @@ def mix(x: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
     return x ^ (x >> 15)
 
 
-def fold(seeds: UInt32[Array, "*N"], number: int | Int[Array, "*N"]) -> UInt32[Array, "*N"]:
-    """New seeds, of one of the places where chance comes in."""
-    return mix(seeds ^ mix(jnp.asarray(number, jnp.uint32) + jnp.uint32(0x9E3779B9)))
+def fold_in(seeds: UInt32[Array, "*N"], number: int | Int[Array, "*N"]) -> UInt32[Array, "*N"]:
+    """New seeds from seeds and a number, as `jax.random.fold_in` makes keys.
+
+    Args:
+        seeds: broadcast against `number`.
+        number: of a layer, a position, a kind of randomness.
+    """
+    # the golden ratio's bits are added since `hash_bits` maps 0 to 0
+    return hash_bits(seeds ^ hash_bits(jnp.asarray(number, jnp.uint32) + jnp.uint32(0x9E3779B9)))
 
 
-def fold_each(seeds: Seeds | None, number: int | Int[Array, ""]) -> Seeds | None:
-    """`fold`, where None, no dropout, stays None."""
-    return None if seeds is None else fold(seeds, number)
+def fold_in_if_any(seeds: Seeds | None, number: int | Int[Array, ""]) -> Seeds | None:
+    """`fold_in`, or None for None: no dropout."""
+    return None if seeds is None else fold_in(seeds, number)
 
 
 def dropout(x: Float[Array, "B L D"], rate: float, seeds: Seeds | None) -> Float[Array, "B L D"]:
-    """Inverted dropout: zero with probability `rate`, else divided by what is left."""
+    """Inverted dropout: zero with probability `rate`, else divided by 1 - rate."""
     if seeds is None or rate == 0:
         return x
-    places = mix(jnp.arange(x.shape[-1], dtype=jnp.uint32))
-    return _drop(x, rate, places[None, None, :] ^ seeds[:, :, None])
+    # both sides of the XOR are hashes, of the number's index and of its token's seed
+    indices = hash_bits(jnp.arange(x.shape[-1], dtype=jnp.uint32))
+    return _drop(x, rate, indices[None, None, :] ^ seeds[:, :, None])
 
 
 def attention_dropout(
@@ -50,21 +60,23 @@ def attention_dropout(
     seeds: Seeds | None,
     positions: Int[Array, "#B M"],
 ) -> Float[Array, "B H L M"]:
-    """The same of attention, by the seed of the token that attends.
+    """Inverted dropout of attention, by the seed of the token that attends.
 
     Args:
         probabilities: of each head, from each token to each.
         rate: probability to be zero.
         seeds: of the tokens that attend; None: no dropout.
-        positions: in their text, of the tokens attended to.
+        positions: within their text, of the tokens attended to.
     """
     if seeds is None or rate == 0:
         return probabilities
+    # head in the upper 16 bits, position in the lower 16
     heads = jnp.arange(probabilities.shape[1], dtype=jnp.uint32) << 16
-    places = mix(heads[None, :, None, None] | positions.astype(jnp.uint32)[:, None, None, :])
-    return _drop(probabilities, rate, places ^ seeds[:, None, :, None])
+    indices = hash_bits(heads[None, :, None, None] | positions.astype(jnp.uint32)[:, None, None, :])
+    return _drop(probabilities, rate, indices ^ seeds[:, None, :, None])
 
 
-def _drop(x: Array, rate: float, hashed: UInt32[Array, "..."]) -> Array:
-    keep = mix(hashed) >= jnp.uint32(rate * 2.0**32)
+def _drop(x: Array, rate: float, bits: UInt32[Array, "..."]) -> Array:
+    # a uniform 32-bit hash is below rate * 2^32 with probability `rate`
+    keep = hash_bits(bits) >= jnp.uint32(rate * 2.0**32)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))

@@ -1,7 +1,7 @@
-"""One transformer encoder for XLM-R, XLM-R XL and BERT/LaBSE.
+"""The transformer encoder of XLM-R, XLM-R XL and BERT/LaBSE.
 
-Dimension key: B rows, L tokens of a row, M places attended to, D hidden size, N layers, V rows of
-an embedding table.
+Dimension key: B rows, L tokens of a row, M tokens attended to, D hidden size, E output width, N
+layers, V rows of an embedding table.
 
 XLM-R is arXiv 1911.02116, XLM-R XL arXiv 2105.00572, BERT arXiv 1810.04805, LaBSE arXiv 2007.01852.
 What tells them apart: XLM-R counts positions from `pad_id + 1` and skips padding; XL normalises
@@ -20,21 +20,23 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxir.config import EncoderConfig
-from jaxir.models.attention import KEPT, Places, attention
-from jaxir.models.dropout import Seeds, dropout, fold_each
+from jaxir.models.attention import SAVED_NAMES, TokenLayout, attention
+from jaxir.models.dropout import Seeds, dropout, fold_in_if_any
+from jaxir.models.parameters import gather_params
 
-# what each layer keeps for the backward pass besides its input; the rest is computed again
-_KEPT = {
+# by `config.remat`: what each layer saves for the backward pass besides its input; the rest is
+# computed again
+_SAVE_POLICIES = {
     "layers": jax.checkpoint_policies.nothing_saveable,
     "products": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(*KEPT),
+        jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES),
     ),
 }
 
 
-class LayerShape(Protocol):
-    """What a layer asks of a config: `EncoderConfig`, or one of another transformer."""
+class LayerConfig(Protocol):
+    """The fields that a layer reads of a config: `EncoderConfig`, or another transformer's."""
 
     @property
     def hidden_size(self) -> int: ...  # noqa: D102
@@ -58,47 +60,8 @@ class LayerShape(Protocol):
     def initializer_range(self) -> float: ...  # noqa: D102
 
 
-def gathered(params, shapes):
-    """The same parameters, whole on every device of their mesh.
-
-    Replicated parameters are left alone; sharded ones (FSDP) are gathered where they are used, and
-    their gradient is scattered back. Inside `jax.shard_map` a leaf that is smaller than it should
-    be is a device's part, split over the mesh axis `data`.
-
-    Args:
-        params: a tree of arrays.
-        shapes: the same tree of anything with the whole's `shape`.
-    """
-
-    def whole(leaf, expected):
-        mesh = jax.typeof(leaf).sharding.mesh
-        if mesh.explicit_axes:
-            return jax.reshard(leaf, NamedSharding(mesh, P()))
-        for axis, size in enumerate(expected.shape):
-            if leaf.shape[axis] < size:
-                return jax.lax.all_gather(leaf, "data", axis=axis, tiled=True)
-        return leaf
-
-    return jax.tree.map(whole, params, shapes)
-
-
-def with_params(make: Callable[[], nnx.Module], params: dict[str, Any]) -> Any:
-    """The module that `make` makes, with these parameters.
-
-    They are gathered, but for those stacked under "layers", which `run_layers` gathers layer by
-    layer.
-    """
-    graph, state = nnx.split(nnx.eval_shape(make))
-
-    def ready(path: tuple, leaf: Array, shape: jax.ShapeDtypeStruct) -> Array:
-        stacked = any(getattr(key, "key", None) == "layers" for key in path)
-        return jnp.asarray(leaf) if stacked else gathered(jnp.asarray(leaf), shape)
-
-    return nnx.merge(graph, jax.tree.map_with_path(ready, params, nnx.to_pure_dict(state)))
-
-
-def sharding_of_rows(x: Array) -> NamedSharding | None:
-    """Rows split as those of x and nothing else, where JAX cannot infer it; None without a mesh."""
+def row_sharding(x: Array) -> NamedSharding | None:
+    """The sharding of x's rows alone, for results whose own JAX cannot infer; None: no mesh."""
     sharding = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:
         return None
@@ -106,56 +69,56 @@ def sharding_of_rows(x: Array) -> NamedSharding | None:
 
 
 def lookup(table: Float[Array, "V D"], ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Rows of the table; an id beyond it gives NaN, so that the loss shows it."""
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_of_rows(ids))
+    """Rows of the table; an id beyond it gives NaN, which then shows in the loss."""
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=row_sharding(ids))
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # of all this the backward pass keeps the input only
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass saves only the input
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The exact GELU (arXiv 1606.08415), from erf, which costs half of the erfc in JAX's own."""
-    share = 0.5 + 0.5 * jax.lax.erf(x.astype(jnp.float32) * 0.5**0.5)
-    return x * share.astype(x.dtype)
+    cdf = 0.5 + 0.5 * jax.lax.erf(x.astype(jnp.float32) * 0.5**0.5)
+    return x * cdf.astype(x.dtype)
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """OpenAI's approximation of the GELU, which its CLIP models were trained with."""
+    """OpenAI's approximation of the GELU, in its CLIP models."""
     return x * jax.nn.sigmoid(1.702 * x.astype(jnp.float32)).astype(x.dtype)
 
 
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
-def kernel_init(config: LayerShape) -> Callable:
-    """Initializer of a shape's random kernels and embeddings (BERT's code: deviation 0.02)."""
+def kernel_init(config: LayerConfig) -> Callable:
+    """Initializer of a model's kernels and embeddings (BERT's code: standard deviation 0.02)."""
     return nnx.initializers.normal(config.initializer_range)
 
 
 def _platform(x: Array) -> str:
-    """What computes x, also where a step is compiled for a machine that is not there."""
+    """The platform that computes x, also while a step is compiled for an absent machine."""
     device = jax.typeof(x).sharding.mesh.abstract_device
     return device.platform if device else jax.default_backend()
 
 
-def over_tokens(
-    x: Float[Array, "B L D"], kernel: Float[Array, "D E"], dimensions: Any, **how: Any
+def token_dot_general(
+    x: Float[Array, "B L D"], kernel: Float[Array, "D E"], dimensions: Any, **options: Any
 ) -> Float[Array, "B L E"]:
-    """The matrix product of a dense layer, for `nnx.Linear`; on CPUs all tokens are one matrix.
+    """The matrix product of a dense layer, for `nnx.Linear`; on CPUs of one [B * L, D] matrix.
 
-    A kernel's gradient then comes out as the kernel lies in memory; else it and what it is made of
-    are copied into another order, which takes as long as the product. The TPU's compiler chooses
-    orders itself, and expects a step to take a twelfth longer with one matrix.
+    The kernel's gradient then has the memory layout of the kernel; otherwise it and its operands
+    are copied into another layout, which takes as long as the product. The TPU's compiler chooses
+    layouts itself, and by its own estimate a step takes a twelfth longer with one matrix.
     """
     if _platform(x) != "cpu":
-        return jax.lax.dot_general(x, kernel, dimensions, **how)
-    flat = x.reshape(-1, x.shape[-1])
-    product = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **how)
-    return jnp.reshape(product, (*x.shape[:-1], -1), out_sharding=sharding_of_rows(x))
+        return jax.lax.dot_general(x, kernel, dimensions, **options)
+    tokens = x.reshape(-1, x.shape[-1])
+    product = jax.lax.dot_general(tokens, kernel, (((1,), (0,)), ((), ())), **options)
+    return jnp.reshape(product, (*x.shape[:-1], -1), out_sharding=row_sharding(x))
 
 
 class Norm(nnx.LayerNorm):
     """LayerNorm in float32 whose output has the dtype of its input."""
 
-    def __init__(self, config: LayerShape, *, rngs: nnx.Rngs):
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
         super().__init__(
             config.hidden_size,
             epsilon=config.layer_norm_epsilon,
@@ -172,13 +135,13 @@ class Norm(nnx.LayerNorm):
 class Layer(nnx.Module):
     """Self-attention and feed-forward block, each with dropout, residual and LayerNorm."""
 
-    def __init__(self, config: LayerShape, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: LayerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.config = config
         linear = partial(
             nnx.Linear,
             dtype=dtype,
             kernel_init=kernel_init(config),
-            dot_general=over_tokens,
+            dot_general=token_dot_general,
             rngs=rngs,
         )
         width, inner = config.hidden_size, config.intermediate_size
@@ -196,16 +159,23 @@ class Layer(nnx.Module):
         linears: tuple[nnx.Linear, nnx.Linear, nnx.Linear, nnx.Linear],
         x: Float[Array, "B L D"],
         source: Float[Array, "B M _"],
-        places: Places,
+        layout: TokenLayout,
     ) -> Float[Array, "B L D"]:
-        """Multi-head attention to a source, by the linears of query, key, value and output."""
-        *inner, output = linears
+        """Multi-head attention from x to `source`.
+
+        Args:
+            linears: of query, key, value and output.
+            x: states of the tokens that attend.
+            source: states of the tokens attended to; x itself in self-attention.
+            layout: of the tokens.
+        """
+        *projections, output = linears
         query, key, value = (
-            linear(y).reshape(*y.shape[:2], self.config.heads, -1)
-            for linear, y in zip(inner, (x, source, source))
+            linear(states).reshape(*states.shape[:2], self.config.heads, -1)
+            for linear, states in zip(projections, (x, source, source))
         )
-        attended = attention(query, key, value, places, self.config.attention_dropout)
-        return output(attended.reshape(x.shape))
+        heads = attention(query, key, value, layout, self.config.attention_dropout)
+        return output(heads.reshape(x.shape))
 
     def residual(
         self,
@@ -214,38 +184,43 @@ class Layer(nnx.Module):
         x: Float[Array, "B L D"],
         seeds: Seeds | None,
     ) -> Float[Array, "B L D"]:
-        """A block's output is added to its input, with LayerNorm before the block or after."""
+        """Residual connection around a block, with LayerNorm before the block or after the sum."""
         if self.config.norm_first:
             return x + dropout(block(norm(x)), self.config.dropout, seeds)
         return norm(x + dropout(block(x), self.config.dropout, seeds))
 
-    def self_attention(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
-        """The block in which each row attends to itself."""
-        first, second = (fold_each(places.seeds, number) for number in range(2))
+    def self_attention(
+        self, x: Float[Array, "B L D"], layout: TokenLayout
+    ) -> Float[Array, "B L D"]:
+        """The self-attention block."""
+        # dropout's numbers within a layer: 0 attention, 1 its output, 2 feed-forward;
+        # `FusionLayer` goes on with 3 and 4
+        attention_seeds, output_seeds = (fold_in_if_any(layout.seeds, i) for i in range(2))
         linears = (self.query, self.key, self.value, self.attention_output)
 
         def attend(x: Array) -> Array:
-            return self.attend(linears, x, x, places._replace(seeds=first))
+            return self.attend(linears, x, x, layout._replace(seeds=attention_seeds))
 
-        return self.residual(attend, self.attention_norm, x, second)
+        return self.residual(attend, self.attention_norm, x, output_seeds)
 
-    def feed_forward(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
-        """The block of two dense layers with the activation between them."""
+    def feed_forward(self, x: Float[Array, "B L D"], layout: TokenLayout) -> Float[Array, "B L D"]:
+        """The feed-forward block: two dense layers with the activation between them."""
 
         def dense(x: Array) -> Array:
             return self.output(ACTIVATIONS[self.config.activation](self.intermediate(x)))
 
-        return self.residual(dense, self.feed_forward_norm, x, fold_each(places.seeds, 2))
+        return self.residual(dense, self.feed_forward_norm, x, fold_in_if_any(layout.seeds, 2))
 
-    def __call__(self, x: Float[Array, "B L D"], places: Places) -> Float[Array, "B L D"]:
-        """One block after the other."""
-        return self.feed_forward(self.self_attention(x, places), places)
+    def __call__(self, x: Float[Array, "B L D"], layout: TokenLayout) -> Float[Array, "B L D"]:
+        """Self-attention, then feed-forward."""
+        return self.feed_forward(self.self_attention(x, layout), layout)
 
 
 def stacked_layers(
-    config: LayerShape, dtype: jnp.dtype, rngs: nnx.Rngs, kind: type[Layer] = Layer
+    config: LayerConfig, dtype: jnp.dtype, rngs: nnx.Rngs, kind: type[Layer] = Layer
 ) -> Layer:
-    """Layers, one at least, whose parameters are stacked along a leading axis N."""
+    """At least one layer; the parameters of all are stacked along a leading axis N."""
+    # vmap over the layers' keys gives one module whose leaves have the axis N in front
     keys = jax.random.split(rngs.params(), config.layers)
     return nnx.vmap(lambda key: kind(config, dtype, nnx.Rngs(key)))(keys)
 
@@ -253,41 +228,43 @@ def stacked_layers(
 def run_layers(
     stacked: Layer,
     x: Float[Array, "B L D"],
-    places: Places,
+    layout: TokenLayout,
     dtype: jnp.dtype,
     remat: str = "none",
     all_states: bool = False,
-    more: tuple[Array, ...] = (),
+    extra: tuple[Array, ...] = (),
 ) -> tuple[Float[Array, "B L D"], Float[Array, "N B L D"] | None]:
-    """States after the last of the stacked layers, and after each where they are asked for.
+    """States after the last layer, and after each layer if `all_states`.
 
     Args:
-        stacked: what `stacked_layers` made.
-        x: what enters the first of them.
-        places: what the tokens belong to.
+        stacked: from `stacked_layers`.
+        x: input of the first layer.
+        layout: of the tokens.
         dtype: of the layers' matrix products.
         remat: one of `jaxir.config.REMATS`.
-        all_states: ask for the states after each layer.
-        more: what else layers of their kind are called with.
+        all_states: return the states after each layer.
+        extra: further arguments of each layer's call.
     """
     config = stacked.config
     graph, layers = nnx.split(stacked)
     shapes = nnx.state(nnx.eval_shape(lambda: type(stacked)(config, dtype, nnx.Rngs(0))))
 
+    # a scan over the axis N: XLA compiles one layer, and one layer at a time is gathered
     def step(x, layer_and_number):
         layer, number = layer_and_number
-        layer = gathered(layer, shapes)
-        seeds = fold_each(places.seeds, number)
-        x = nnx.merge(graph, layer)(x, places._replace(seeds=seeds), *more)
+        layer = gather_params(layer, shapes)
+        seeds = fold_in_if_any(layout.seeds, number)
+        x = nnx.merge(graph, layer)(x, layout._replace(seeds=seeds), *extra)
         return x, x if all_states else None
 
     if remat != "none":
-        step = jax.checkpoint(step, policy=_KEPT[remat], prevent_cse=False)
+        # the gather is inside: the backward pass gathers the layer again and saves no whole copy
+        step = jax.checkpoint(step, policy=_SAVE_POLICIES[remat], prevent_cse=False)
     return jax.lax.scan(step, x, (layers, jnp.arange(config.layers)))
 
 
 class Encoder(nnx.Module):
-    """Embeddings and a stack of layers whose parameters have a leading axis N."""
+    """Embeddings, then a stack of layers whose parameters have a leading axis N."""
 
     def __init__(
         self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str = "none"
@@ -306,35 +283,37 @@ class Encoder(nnx.Module):
         else:
             self.embedding_norm = Norm(config, rngs=rngs)
 
-    def embed(self, ids: Int[Array, "B L"], places: Places) -> Float[Array, "B L D"]:
-        """Sum of token, position and token type 0, normalised but in XL."""
-        at = places.positions
+    def embed(self, ids: Int[Array, "B L"], layout: TokenLayout) -> Float[Array, "B L D"]:
+        """Sum of the embeddings of token, position and token type 0, with LayerNorm but in XL."""
+        rows = layout.positions  # of the position table
         if self.config.architecture != "bert":
-            at = jnp.where(places.mask, at + 1, 0) + self.config.pad_id
+            # fairseq's convention: padding has row pad_id, a text's first token row pad_id + 1
+            rows = jnp.where(layout.mask, rows + 1, 0) + self.config.pad_id
         x = lookup(self.token_embedding.embedding[...], ids)
-        x = x + lookup(self.position_embedding.embedding[...], at)
+        x = x + lookup(self.position_embedding.embedding[...], rows)
         x = x + self.token_type_embedding.embedding[...][None, :1]
         if not self.config.norm_first:
             x = self.embedding_norm(x)
-        return dropout(x, self.config.dropout, places.seeds).astype(self.dtype)
+        return dropout(x, self.config.dropout, layout.seeds).astype(self.dtype)
 
     def __call__(
-        self, ids: Int[Array, "B L"], places: Places, all_states: bool = False
+        self, ids: Int[Array, "B L"], layout: TokenLayout, all_states: bool = False
     ) -> Float[Array, "B L D"] | Float[Array, "states B L D"]:
-        """Last hidden states, or those of the embeddings and of every layer.
+        """Last hidden states, or with `all_states` those of the embeddings and of every layer.
 
-        As in PyTorch transformers, the last one of XL stands after the final LayerNorm.
+        XL's last one is that after the final LayerNorm, as in PyTorch transformers.
         """
-        first = places._replace(seeds=fold_each(places.seeds, self.config.layers))
-        embedded = last = self.embed(ids, first)
+        # layers fold_in in 0 to N - 1, the embeddings N
+        seeds = fold_in_if_any(layout.seeds, self.config.layers)
+        embedded = last = self.embed(ids, layout._replace(seeds=seeds))
         states = None
         if self.config.layers:
             last, states = run_layers(
-                self.layers, embedded, places, self.dtype, self.remat, all_states
+                self.layers, embedded, layout, self.dtype, self.remat, all_states
             )
         if self.config.norm_first:
             last = self.final_norm(last)
         if not all_states:
             return last
-        before = [] if states is None else [embedded[None], states[:-1]]
-        return jnp.concatenate([*before, last[None]])
+        earlier = [] if states is None else [embedded[None], states[:-1]]
+        return jnp.concatenate([*earlier, last[None]])

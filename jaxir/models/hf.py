@@ -1,17 +1,19 @@
-"""Pretrained models and tokenizers in and out: Hugging Face and sentence-transformers folders.
+"""Reading and writing pretrained models and tokenizers: Hugging Face's folders.
 
-Only JSON and safetensors are read: no pickle, no code that a folder brings along.
+They are folders of transformers or sentence-transformers, local or on the hub. Only JSON and
+safetensors are read: no pickle, no code that a folder brings along.
 """
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jaxir
 from jaxir.config import DualEncoderConfig
 from jaxir.errors import UserError
+from jaxir.models.config_files import config_json, read_encoder_config, read_object, save_json
 from jaxir.models.dual_encoder import Params
 from jaxir.models.sentence_transformers import (
     modules_of,
@@ -21,30 +23,25 @@ from jaxir.models.sentence_transformers import (
     read_prompts,
     write_modules,
 )
-from jaxir.models.weights import (
-    config_json,
-    encoder_tensors,
-    read_encoder,
-    read_encoder_config,
-    read_object,
-    save_json,
-    save_tensors,
-)
-from jaxir.runtime.files import replacing
+from jaxir.models.weights import encoder_tensors, read_encoder, save_tensors
+from jaxir.runtime.files import check_target, replacing
 from jaxir.runtime.hub import fetch
+from jaxir.runtime.versions import VERSION
 
-_DOWNLOAD = ("*.json", "*.safetensors", "*.txt", "*.model")
-_TOKENIZERS = (
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_PROMPTS_FILE = "config_sentence_transformers.json"
+# classes that read a tokenizer's folder without PyTorch
+_TOKENIZER_CLASSES = (
     *("BertTokenizer", "BertTokenizerFast", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
     *("PreTrainedTokenizerFast", "TokenizersBackend"),
 )
-# what tokenizers of these architectures come in
+# the files that hold the vocabulary of these architectures' tokenizers
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 @dataclass
 class HuggingFaceModel:
-    """A pretrained model: its shape, its float32 parameters, and how it wants its texts."""
+    """A pretrained model: config, float32 parameters, prefixes and maximum length."""
 
     config: DualEncoderConfig
     params: Params
@@ -54,21 +51,32 @@ class HuggingFaceModel:
     max_tokens: int  # with the special tokens
 
 
-def local_folder(name: str | os.PathLike) -> Path:
-    """The folder itself, or the one that the hub's files of that name were downloaded to.
+def local_folder(
+    name: str | os.PathLike,
+    kind: str = "model",
+    patterns: Sequence[str] = _MODEL_FILES,
+    ignored: Sequence[str] = ("*/*/*",),
+) -> Path:
+    """The folder of that name, or the cached one of the hub's files, downloaded if need be.
 
-    A name on the hub is OWNER/NAME, or OWNER/NAME@REVISION: a branch, tag or commit.
+    Args:
+        name: a folder, or OWNER/NAME on the hub, or OWNER/NAME@REVISION: a branch, tag or commit.
+            The oldest models on the hub have no OWNER.
+        kind: model or dataset.
+        patterns: files that are needed from the hub.
+        ignored: files among those that are not.
 
     Raises:
-        UserError: there is no such folder, nor a model of that name on the hub.
+        UserError: there is no such folder, and nothing of that name on the hub.
     """
     path = Path(name)
     if path.is_dir():
         return path
-    owned = str(name).partition("@")[0]
-    if path.exists() or path.is_absolute() or owned.count("/") > 1 or owned[:1] in ".~":
-        raise UserError(f"{name}: not a folder; give a folder or the name of a model on the hub")
-    return fetch(str(name), "model", _DOWNLOAD, ignored=("*/*/*",))
+    repository = str(name).partition("@")[0]
+    has_owner = repository.count("/") == 1 or (kind == "model" and "/" not in repository)
+    if path.exists() or path.is_absolute() or not has_owner or repository[:1] in ".~":
+        raise UserError(f"{name}: not a folder; give one, or OWNER/NAME of a {kind} on the hub")
+    return fetch(str(name), kind, patterns, ignored)
 
 
 def read_model(name: str | os.PathLike) -> HuggingFaceModel:
@@ -108,11 +116,10 @@ def read_tokenizer(name: str | os.PathLike) -> Any:
     path = Path(name)
     if not path.is_file():
         path = local_folder(name)
-    # transformers would make an empty tokenizer of a folder without one, and every text unknown
+    # from a folder without a vocabulary transformers makes an empty tokenizer, which maps every
+    # text to unknown tokens
     if path.is_dir() and not any((path / file).exists() for file in _VOCABULARIES):
-        raise UserError(
-            f"{path}: no tokenizer; one of {', '.join(_VOCABULARIES)} is needed in the folder"
-        )
+        raise UserError(f"{path}: no tokenizer; the folder needs one of {', '.join(_VOCABULARIES)}")
     if path.is_dir() and not (path / "tokenizer_config.json").exists():
         alone = [path / file for file in ("tokenizer.json", "vocab.txt")]
         path = next((file for file in alone if file.exists()), path)
@@ -130,24 +137,30 @@ def read_tokenizer(name: str | os.PathLike) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: no tokenizer that transformers can read ({reason})") from error
     if None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
-        raise UserError(f"{path}: the tokenizer lacks a padding, first or last token")
+        raise UserError(
+            f"{path}: the tokenizer has no padding, first ([CLS]) or last ([SEP]) token; name them "
+            "in tokenizer_config.json"
+        )
     return tokenizer
 
 
 def _tokenizer_class(folder: Path) -> Any:
-    """What reads a folder's tokenizer."""
+    """The class that reads a folder's tokenizer."""
     import transformers
 
     config = folder / "tokenizer_config.json"
     values = read_object(config) if config.exists() else {}
     name = str(values.get("tokenizer_class"))
-    # AutoTokenizer would take the same, and import PyTorch where that is installed: seconds
-    known = name in _TOKENIZERS and "auto_map" not in values
+    # AutoTokenizer would choose the same class, but takes seconds to import PyTorch if installed
+    known = name in _TOKENIZER_CLASSES and "auto_map" not in values
     return getattr(transformers, name if known else "AutoTokenizer")
 
 
 def _check_vocabulary(path: Path) -> None:
-    """transformers would append special tokens that are not there: ids beyond the embeddings."""
+    """Check that a WordPiece vocabulary holds BERT's special tokens.
+
+    transformers would append the missing ones, with ids beyond the embedding table.
+    """
     with path.open(encoding="utf-8") as file:
         pieces = {line.rstrip("\n") for line in itertools.islice(file, 1 << 22)}
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - pieces
@@ -156,7 +169,7 @@ def _check_vocabulary(path: Path) -> None:
 
 
 def _name_special_tokens(tokenizer) -> None:
-    """A lone tokenizer.json does not say which of its tokens pad and frame: BERT's or XLM-R's."""
+    """Set the special tokens of BERT or XLM-R, which a lone tokenizer.json does not name."""
     vocabulary = tokenizer.get_vocab()
     for role, names in {
         "pad": ("<pad>", "[PAD]"),
@@ -170,13 +183,10 @@ def _name_special_tokens(tokenizer) -> None:
             setattr(tokenizer, f"{role}_token", known[0])
 
 
-def _check_target(folder: Path) -> None:
-    """An earlier export may be replaced, and nothing else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    marker = folder / "config_sentence_transformers.json"
-    if not (marker.exists() and "jaxir" in read_object(marker).get("__version__", {})):
-        raise UserError(f"{folder}: exists and is no export of jaxir; name another folder")
+def _is_export(folder: Path) -> bool:
+    """True for a folder that `write_model` wrote."""
+    path = folder / _PROMPTS_FILE
+    return path.exists() and "jaxir" in read_object(path).get("__version__", {})
 
 
 def write_model(
@@ -190,16 +200,25 @@ def write_model(
     max_tokens: int,
     card: str = "",
 ) -> None:
-    """Write a sentence-transformers folder, whole or not at all; an earlier export is replaced.
+    """Write a sentence-transformers folder, atomically; an earlier export is replaced.
 
-    transformers, sentence-transformers and `read_model` read it; `max_tokens` counts the special
-    ones too; `card` becomes README.md.
+    transformers, sentence-transformers and `read_model` read it.
+
+    Args:
+        folder: to be written.
+        config: the model's shape.
+        params: its parameters.
+        tokenizer: of transformers.
+        query_prefix: before each query.
+        passage_prefix: before each passage.
+        max_tokens: longer texts are cut; special tokens count.
+        card: text of README.md; "": none is written.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder).absolute()
-    _check_target(folder)
+    check_target(folder, "export", _is_export)
     with replacing(folder) as new:
         tokenizer.save_pretrained(new)
         save_json(new / "config.json", config_json(config.encoder, tokenizer))
@@ -208,15 +227,15 @@ def write_model(
         limit = {
             "max_seq_length": max_tokens,
             "do_lower_case": False,
-            "model_args": {"add_pooling_layer": False},  # of BERT, which nothing uses
+            "model_args": {"add_pooling_layer": False},  # BERT's own pooler is unused
         }
         save_json(new / "sentence_bert_config.json", limit)
         prompts = {
-            "__version__": {"jaxir": jaxir.__version__},
+            "__version__": {"jaxir": VERSION},
             "prompts": {"query": query_prefix, "document": passage_prefix},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine" if config.normalize else "dot",
         }
-        save_json(new / "config_sentence_transformers.json", prompts)
+        save_json(new / _PROMPTS_FILE, prompts)
         if card:
             (new / "README.md").write_text(card, encoding="utf-8")

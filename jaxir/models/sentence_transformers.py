@@ -1,7 +1,7 @@
-"""The files that sentence-transformers adds to a folder: what follows the encoder, prompts, limits.
+"""The files of sentence-transformers: modules after the encoder, prompts and maximum length.
 
-Versions 2 to 5 and version 6 write them differently: both are read, and what is written here is
-read by both.
+Versions 2 to 5 and version 6 write them differently: jaxir reads both, and writes files that both
+read.
 """
 
 import contextlib
@@ -11,27 +11,25 @@ import numpy as np
 
 from jaxir.config import DualEncoderConfig, EncoderConfig
 from jaxir.errors import UserError
+from jaxir.models.config_files import checked_field, read_json, read_object, save_json
 from jaxir.models.dual_encoder import Params
-from jaxir.models.weights import (
-    Weights,
-    checked_field,
-    read_json,
-    read_object,
-    save_json,
-    save_tensors,
-)
+from jaxir.models.weights import Weights, save_tensors
 
-# What sentence-transformers calls things: old folders have one flag a mode, new ones one word.
+# old folders have a flag for each pooling mode, new ones the mode's name
 _POOLING_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _TANH = "torch.nn.modules.activation.Tanh"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 _EMBEDDING = "sentence_embedding"
-_ST = "sentence_transformers.models."  # paths that versions 2 to 6 all understand
+_ST = "sentence_transformers.models."  # module paths that versions 2 to 6 all read
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
 def read_pooling(path: Path, config: DualEncoderConfig) -> None:
-    """Set the pooling that a Pooling module's config.json asks for."""
+    """Set `config.pooling` from a Pooling module's config.json.
+
+    Raises:
+        UserError: the pooling is not supported.
+    """
     values = read_object(path)
     flags = [name for name, on in values.items() if name.startswith("pooling_mode_") and on is True]
     modes = values.get("pooling_mode", [_POOLING_FLAGS.get(flag, flag) for flag in flags])
@@ -46,7 +44,11 @@ def read_pooling(path: Path, config: DualEncoderConfig) -> None:
 
 
 def read_dense(folder: Path, config: DualEncoderConfig, params: Params) -> None:
-    """Add a Dense module to config and parameters, as LaBSE's dense or as the projection."""
+    """Add a Dense module to config and parameters: LaBSE's Dense(tanh), or a projection.
+
+    Raises:
+        UserError: the module is not supported, or a file is missing or damaged.
+    """
     path = folder / "config.json"
     values = read_object(path)
     activation, bias = str(values.get("activation_function")), values.get("bias", True) is True
@@ -70,7 +72,11 @@ def read_dense(folder: Path, config: DualEncoderConfig, params: Params) -> None:
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of each module of a sentence-transformers folder; [] of another folder."""
+    """Kind and folder of each module of a sentence-transformers folder; [] for another folder.
+
+    Raises:
+        UserError: modules.json is damaged, or its modules are not supported.
+    """
     path = folder / "modules.json"
     if not path.exists():
         return []
@@ -99,7 +105,7 @@ def modules_of(folder: Path) -> list[tuple[str, Path]]:
 
 
 def read_prompts(folder: Path) -> tuple[str, str]:
-    """What stands before queries and before passages."""
+    """The prefixes of queries and of passages."""
     path = folder / "config_sentence_transformers.json"
     values = read_object(path) if path.exists() else {}
     prompts = checked_field(values, "prompts", dict, path, {})
@@ -112,8 +118,8 @@ def read_prompts(folder: Path) -> tuple[str, str]:
 
 
 def read_max_tokens(folder: Path, encoder: EncoderConfig) -> int:
-    """Tokens after which a text is cut, never more than the position table holds."""
-    # Old folders name the first file after the architecture: sentence_xlm-roberta_config.json.
+    """The maximum length of a text in tokens, at most that of the position table."""
+    # old folders name the first file after the architecture: sentence_xlm-roberta_config.json
     files = [*sorted(folder.glob("sentence_*_config.json")), folder / "tokenizer_config.json"]
     limits = []
     for path in files:
@@ -121,13 +127,13 @@ def read_max_tokens(folder: Path, encoder: EncoderConfig) -> int:
         limits += [values.get("max_seq_length"), values.get("model_max_length")]
         if path != files[-1] and values.get("do_lower_case") is True:
             raise UserError(f"{path}: do_lower_case = true: only the tokenizer may do that")
-    # The tokenizer's counts only where there is no other; it writes "no limit" as 1e30.
+    # the tokenizer's limit comes last; it writes "no limit" as the float 1e30
     limit = next((x for x in limits if isinstance(x, int) and x > 0), encoder.max_tokens)
     return min(limit, encoder.max_tokens)
 
 
 def write_modules(folder: Path, config: DualEncoderConfig, params: Params) -> None:
-    """The parts after the encoder, and modules.json, which lists all of them."""
+    """Write the modules after the encoder, and modules.json, which lists all of them."""
     width = config.encoder.hidden_size
     flags = {flag: mode == config.pooling for flag, mode in _POOLING_FLAGS.items()}
     pooling = {"word_embedding_dimension": width} | flags

@@ -1,4 +1,4 @@
-"""A model that is ready for use: weights, tokenizer, and how it wants its texts."""
+"""A trained model: weights, tokenizer, prefixes and maximum lengths."""
 
 import dataclasses
 import hashlib
@@ -8,14 +8,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxir.config import DualEncoderConfig, EncoderConfig
+from jaxir.config import COMPUTE_DTYPES, DualEncoderConfig, EncoderConfig
 from jaxir.errors import UserError
 from jaxir.models.hf import read_model, read_tokenizer
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """Settings that a user may change of a trained model; None: the model's own.
+
+    Raises:
+        UserError: `compute_dtype` is not supported.
+    """
+
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    max_query_tokens: int | None = None  # longer queries are cut; special tokens count
+    max_passage_tokens: int | None = None
+    compute_dtype: str = "float32"  # of matrix products, or bfloat16
+    batch_tokens: int = 0  # tokens encoded at a time, with padding; 0: what suits the devices
+
+    def __post_init__(self):
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            names = " or ".join(COMPUTE_DTYPES)
+            raise UserError(f"compute_dtype {self.compute_dtype!r}: must be {names}")
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A dual encoder, its tokenizer, and how it wants its texts."""
+    """A dual encoder, its tokenizer, and the prefixes and maximum lengths of its texts."""
 
     config: DualEncoderConfig
     params: Any
@@ -25,11 +46,15 @@ class TrainedModel:
     max_query_tokens: int  # with the special tokens
     max_passage_tokens: int
 
-    def adjusted(self, compute_dtype: str, **wanted: Any) -> "TrainedModel":
-        """The model with other prefixes or limits, where they are not None, and precision."""
-        config = dataclasses.replace(self.config, compute_dtype=compute_dtype)
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return dataclasses.replace(self, config=config, **given)
+    def adjusted(self, settings: ModelSettings) -> "TrainedModel":
+        """The model with other prefixes, limits and precision."""
+        config = dataclasses.replace(self.config, compute_dtype=settings.compute_dtype)
+        texts = {
+            name: value
+            for name in ("query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
+            if (value := getattr(settings, name)) is not None
+        }
+        return dataclasses.replace(self, config=config, **texts)
 
     def weights_digest(self) -> str:
         """SHA-256 of the parameters."""
@@ -39,20 +64,20 @@ class TrainedModel:
         return digest.hexdigest()
 
 
-def fitted(encoder: EncoderConfig, tokenizer: Any, name: str) -> EncoderConfig:
-    """The encoder's shape with the padding of the tokenizer that it is used with.
+def match_tokenizer(encoder: EncoderConfig, tokenizer: Any, name: str) -> EncoderConfig:
+    """The encoder's config with its tokenizer's padding id.
 
-    XLM-R counts positions from `pad_id + 1`, so there both must name the same. In a BERT that id
-    is only PyTorch's `padding_idx`, and published configs are often wrong about it (E5 has 0, its
-    tokenizer 1); the tokenizer knows.
+    XLM-R counts positions from `pad_id + 1`, so that encoder and tokenizer must agree on it. In a
+    BERT it is only PyTorch's `padding_idx`, and published configs are often wrong about it (E5 has
+    0, its tokenizer 1); the tokenizer's id is the one that pads.
 
     Args:
-        encoder: shape of the weights.
-        tokenizer: what makes their input.
+        encoder: config that came with the weights.
+        tokenizer: of the encoder.
         name: of the model, for the message.
 
     Raises:
-        UserError: the tokenizer is another model's, with what both say.
+        UserError: the tokenizer is another model's.
     """
     if len(tokenizer) > encoder.vocab_size:
         raise UserError(
@@ -77,7 +102,7 @@ def read_folder(name: str) -> TrainedModel:
     """
     model = read_model(name)
     tokenizer = read_tokenizer(model.folder)
-    encoder = fitted(model.config.encoder, tokenizer, name)
+    encoder = match_tokenizer(model.config.encoder, tokenizer, name)
     return TrainedModel(
         dataclasses.replace(model.config, encoder=encoder),
         model.params,

@@ -1,1 +1,1 @@
-"""Memory and time of a step on a TPU slice, from the TPU compiler, before one is paid for."""
+"""Memory and time of a training step on a TPU slice, computed by the TPU compiler without a TPU."""

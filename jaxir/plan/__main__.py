@@ -1,16 +1,17 @@
-"""Learn what a config needs of a TPU slice before paying for one.
+"""Plan the memory and the time of a config on a TPU slice before paying for one.
 
-    python -m jaxir.plan --config tpu_v4.py --topology v4:2x2x2 [--search] [--output FILE.json]
+    python -m jaxir.plan --config tpu_v4.py --topology v4:2x2x2 [--largest_batch]
+        [--output FILE.json]
 
-Compiles the real train step, and a search step, for the slice with the TPU's own compiler (libtpu,
-from PyPI; no TPU is needed) and shows memory on each chip, FLOPs, bytes through HBM and between
-chips, the least time by the chip's peaks, and pairs/s at a given share of them (--mfu). The
-topology may also be a slice's name in the cloud, e.g. v4-16. Where texts share rows
-(config.model.packed_length), --tokens_a_pair says how long those of a pair are on average. --search
-finds the largest batch on a chip that fits, and what made it fit. The model's shape is that of
-config.model.encoder; nothing is downloaded.
+Compiles the real training step, and a search step, for the slice with the TPU compiler (libtpu,
+from PyPI; no TPU is needed) and shows the memory of each chip, FLOPs, HBM traffic, bytes between
+chips, the least time by the chip's peaks, and pairs per second at a given MFU (--mfu). The topology
+may also be a slice's name in the cloud, e.g. v4-16. With packing (config.model.packed_length)
+--tokens_per_pair is the mean number of tokens of a pair. --largest_batch finds the largest batch
+that fits, and which memory savings it needs. The model's shape is that of config.model.encoder;
+nothing is downloaded.
 
-Exit status: 0 planned; 2 a mistake in what it was told; 1 otherwise.
+Exit status: 0 planned; 2 a mistake in flags or config; 1 otherwise.
 """
 
 import os
@@ -24,33 +25,35 @@ from jaxir.errors import UserError
 
 
 def main(argv: list[str]) -> int | None:
-    """Read the command line, then plan."""
+    """Plan what the command line asks for."""
     values = flags.FlagValues()
     command_line.define_config(values)
     flags.DEFINE_string("topology", None, "e.g. v4:2x2x2 or v4-16", flag_values=values)
-    flags.DEFINE_bool("search", False, "find the largest batch that fits", flag_values=values)
-    flags.DEFINE_float(
-        "mfu", 0.4, "share of the chips' peak that is reached", 0, 1, flag_values=values
+    flags.DEFINE_bool(
+        "largest_batch", False, "find the largest batch that fits", flag_values=values
     )
     flags.DEFINE_float(
-        "tokens_a_pair",
+        "mfu", 0.4, "model FLOPs utilization that the step reaches", 0, 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "tokens_per_pair",
         0.0,
-        "mean of the data, where texts share rows (default: as many as the limits allow)",
+        "mean of the data, for packed rows (default: as many as the limits allow)",
         0,
         flag_values=values,
     )
-    flags.DEFINE_string("output", None, "also write the plan to this file", flag_values=values)
+    flags.DEFINE_string("output", None, "also write the plan to this JSON file", flag_values=values)
     config = command_line.parse_config(argv, values, __doc__)
     if config is None:
         return 0
     if not isinstance(config, Config):
-        raise UserError(f"--config: a run of {config.task}; plans are made of retrieval runs")
+        raise UserError(f"--config: a run of {config.task}; only retrieval runs can be planned")
     validate_shape(config.model, config.loss.matryoshka)
     if values.topology is None:
         raise UserError("--topology is missing: e.g. --topology v4:2x2x2")
     if not values.mfu:
-        raise UserError("--mfu 0: must be more than 0")
-    # the compiler for TPUs needs none, and JAX must not look for one
+        raise UserError("--mfu 0: must be above 0")
+    # the TPU compiler needs no TPU, and JAX must not look for one
     os.environ["JAX_PLATFORMS"] = "cpu"
     from jaxir.benchmarks.download import cache_folder
     from jaxir.plan.report import report_plan
@@ -58,8 +61,15 @@ def main(argv: list[str]) -> int | None:
     command_line.log_to_stderr()
     output = Path(values.output) if values.output else None
     cache = cache_folder() / "plans"
-    tokens = values.tokens_a_pair
-    report_plan(config, values.topology, values.search, values.mfu, cache, output, tokens)
+    report_plan(
+        config,
+        values.topology,
+        values.largest_batch,
+        values.mfu,
+        cache,
+        output,
+        values.tokens_per_pair,
+    )
     return 0
 
 

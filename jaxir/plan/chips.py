@@ -1,4 +1,4 @@
-"""TPU chips and slices: what they can do, and what they are called."""
+"""TPU chips and slices: their peaks, and their names in the cloud and for the compiler."""
 
 import math
 import re
@@ -11,14 +11,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip, from its vendor's public specification; HBM as the compiler lets programs use."""
+    """A chip's peaks, from its vendor's specification; HBM is what a program may use."""
 
     hbm: float  # bytes
-    flops: float  # a second, bf16
-    hbm_bandwidth: float  # bytes a second
-    link_bandwidth: float  # bytes a second to all neighbours together
-    axes: int  # of a topology
-    cores: int  # in a slice's name, for each chip
+    flops: float  # per second, bf16
+    hbm_bandwidth: float  # bytes per second
+    link_bandwidth: float  # bytes per second, to all neighbours together
+    axes: int  # of its topologies
+    cores: int  # that a slice's name counts for each chip
 
 
 CHIPS = {
@@ -27,7 +27,7 @@ CHIPS = {
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 2, 1),
     "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9, 2, 1),
 }
-# How JAX names devices, and their dense bf16 FLOPs a second, from their vendors' specifications.
+# Dense bf16 FLOPs per second by JAX's name of a device, from the vendors' specifications.
 PEAKS = {
     "TPU v4": CHIPS["v4"].flops,
     "TPU v5p": CHIPS["v5p"].flops,
@@ -42,7 +42,7 @@ PEAKS = {
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA L4": 121e12,
 }
-# chips of the slices that are offered
+# Shapes of the slices that are offered, by the number of axes.
 SHAPES = {
     3: ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
     2: ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
@@ -51,19 +51,19 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Slice:
-    """Chips that are linked to each other."""
+    """A TPU slice: chips that are linked to each other."""
 
-    kind: str
+    kind: str  # a key of CHIPS
     shape: tuple[int, ...]
 
     @property
     def chip(self) -> Chip:
-        """What each of them can do."""
+        """The peaks of each of its chips."""
         return CHIPS[self.kind]
 
     @property
     def chips(self) -> int:
-        """How many there are."""
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
@@ -78,7 +78,7 @@ class Slice:
 
 
 def peak_flops(kind: str) -> float | None:
-    """Bf16 FLOPs a second of a device of that `device_kind`; None: it is not known here."""
+    """Bf16 FLOPs per second of a device of that `device_kind`; None: it is not in PEAKS."""
     return PEAKS.get(kind)
 
 
@@ -91,15 +91,16 @@ def find_slice(name: str) -> Slice:
     """A slice by its topology (v4:2x2x2) or its name in the cloud (v4-16).
 
     Raises:
-        UserError: there is none of that name; lists those there are.
+        UserError: no slice has that name; the message lists those that are offered.
     """
-    for one in slices():
-        if name in (one.topology, one.name):
-            return one
+    for offered in slices():
+        if name in (offered.topology, offered.name):
+            return offered
+    # any other shape that the chips could form; the compiler may still refuse it
     kind, _, shape = name.partition(":")
     if kind in CHIPS and re.fullmatch(r"[1-9]\d?(x[1-9]\d?)+", shape):
         sizes = tuple(map(int, shape.split("x")))
         if len(sizes) == CHIPS[kind].axes:
             return Slice(kind, sizes)
-    listed = ", ".join(f"{one.name} ({one.topology})" for one in slices())
+    listed = ", ".join(f"{offered.name} ({offered.topology})" for offered in slices())
     raise UserError(f"--topology {name}: no such slice; there are {listed}")

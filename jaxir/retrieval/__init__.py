@@ -1,1 +1,1 @@
-"""Exact ranks, metrics and language bias."""
+"""Exact dense retrieval: embeddings of texts, top-k search, indexes, hard negatives."""

@@ -1,10 +1,10 @@
-"""Texts into embeddings, on all devices, in a few static shapes.
+"""Encoding of texts into embeddings, on all devices, in a few static shapes.
 
 Dimension key: R texts, B texts of a batch, L tokens, D embedding width.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,15 @@ WIDTHS = (
 )
 
 Embed = Callable[[Any, Array, Array], Array]
+# Float[np.ndarray, "R D"], or Float[Array, "R D"] where they were asked to stay on the devices
+Embeddings: TypeAlias = Any
 
 
-def tokens_at_once(asked: int) -> int:
+def resolve_batch_tokens(asked: int) -> int:
     """Tokens of a batch: those asked for, or for 0 what suits the devices.
 
     On CPUs that is what stays in a core's cache between two operations: 2,048 tokens of MiniLM took
-    half the time that 16,384 at once did.
+    half the time of 16,384 in one batch.
     """
     return asked or (2_048 if jax.default_backend() == "cpu" else 16_384)
 
@@ -44,7 +46,7 @@ def make_embed(config: DualEncoderConfig) -> Embed:
         embeddings = dual_encoder.embed(config, params, ids, mask)
         if jax.sharding.get_abstract_mesh().empty:
             return embeddings
-        # every process reads them all
+        # replicated, since every process reads them all
         return jax.reshard(embeddings, jax.sharding.PartitionSpec())
 
     return embed
@@ -58,39 +60,39 @@ def encode(
     limit: int,
     batch_tokens: int,
     progress: str | None = None,
-) -> Float[np.ndarray, "R D"]:
-    """Embeddings of some texts, one at least, in their order; texts over `limit` tokens are cut.
+    *,
+    on_devices: bool = False,
+) -> Embeddings:
+    """Embeddings of the selected texts, in their order.
 
-    Texts are sorted by length inside, so that little of a batch is padding. Parameters are
-    replicated over the devices of the mesh that is set, if one is, and batches are split. With
-    `progress` a bar of that name is shown.
+    Texts are sorted by length inside, so that little of a batch is padding. Batches are split over
+    the devices of the mesh that is set, if one is; parameters are replicated.
+
+    Args:
+        embed: of `make_embed`.
+        params: of the model.
+        tokens: all texts.
+        texts: indices of those to encode, at least one.
+        limit: longer texts are cut to this number of tokens.
+        batch_tokens: tokens of a batch on one device, padding included.
+        progress: name of a progress bar; None: none is shown.
+        on_devices: return a `jax.Array`, whole on each device, in place of a NumPy array.
     """
+    batches = _encode_batches(embed, params, tokens, texts, limit, batch_tokens, progress)
+    if on_devices:
+        order, parts = zip(
+            *((chosen, jax.block_until_ready(rows[: len(chosen)])) for chosen, rows in batches)
+        )
+        return jnp.concatenate(parts)[np.argsort(np.concatenate(order))]
     embeddings = np.empty((0, 0), np.float32)
-    for chosen, rows in _encoded(embed, params, tokens, texts, limit, batch_tokens, progress):
+    for chosen, rows in batches:
         if not len(embeddings):
             embeddings = np.empty((len(texts), rows.shape[1]), np.float32)
         embeddings[chosen] = jax.device_get(rows)[: len(chosen)]
     return embeddings
 
 
-def encode_on_devices(
-    embed: Embed,
-    params: Any,
-    tokens: Tokens,
-    texts: Int[np.ndarray, "R"],
-    limit: int,
-    batch_tokens: int,
-    progress: str | None = None,
-) -> Float[Array, "R D"]:
-    """As `encode`; the embeddings stay where they were made, whole on each device."""
-    places, parts = [], []
-    for chosen, rows in _encoded(embed, params, tokens, texts, limit, batch_tokens, progress):
-        places.append(chosen)
-        parts.append(jax.block_until_ready(rows[: len(chosen)]))
-    return jnp.concatenate(parts)[np.argsort(np.concatenate(places))]
-
-
-def _encoded(
+def _encode_batches(
     embed: Embed,
     params: Any,
     tokens: Tokens,
@@ -98,13 +100,13 @@ def _encoded(
     limit: int,
     batch_tokens: int,
     progress: str | None,
-) -> Iterator[tuple[np.ndarray, Array]]:
-    """The numbers of each batch's texts, and their embeddings, behind which absent ones follow."""
-    lengths = np.minimum(tokens.lengths_with_frame(texts), limit)
+) -> Iterator[tuple[Int[np.ndarray, "N"], Float[Array, "B D"]]]:
+    """Positions in `texts` of each batch's N texts, and their embeddings, then those of padding."""
+    lengths = np.minimum(tokens.lengths_with_special_tokens(texts), limit)
 
     def batches() -> Iterator[tuple[np.ndarray, Array]]:
         for chosen, width, size in _batches(lengths, limit, batch_tokens):
-            # absent texts fill up a batch that would have a shape of its own
+            # padding rows (-1) fill up a batch that would need a compilation of its own
             padded = np.full(size, -1)
             padded[: len(chosen)] = texts[chosen]
             ids, row_lengths = tokens.padded(padded, width)
@@ -119,25 +121,25 @@ def _encoded(
 def _batches(
     lengths: Int[np.ndarray, "R"], limit: int, batch_tokens: int
 ) -> Iterator[tuple[Int[np.ndarray, "B"], int, int]]:
-    """The texts of each batch, the longest first; its width; and its rows, with absent ones."""
+    """Texts of each batch, the longest first; its width; and its rows, padding rows included."""
     mesh = jax.sharding.get_mesh()
     devices = 1 if mesh.empty else mesh.size
     order = np.argsort(-lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[order[first]]))
+    start = 0
+    while start < len(order):
+        width = min(limit, next(w for w in (*WIDTHS, limit) if w >= lengths[order[start]]))
         most = max(1, batch_tokens // (width * devices))
-        # few texts do not fill a batch, and one text is no batch of a hundred
-        needed = 1 << (-(-(len(order) - first) // devices) - 1).bit_length()
+        # the last batch is a power of two that holds the rest: few shapes, and few padding rows
+        needed = 1 << (-(-(len(order) - start) // devices) - 1).bit_length()
         size = min(most, needed) * devices
-        yield order[first : first + size], width, size
-        first += size
+        yield order[start : start + size], width, size
+        start += size
 
 
 def _one_ahead(
     batches: Iterator[tuple[np.ndarray, Array]],
 ) -> Iterator[tuple[np.ndarray, Array]]:
-    """Each batch, after the devices were given the next one to work on while it is read back."""
+    """Yield each batch after the next one was dispatched: devices work while it is read back."""
     before = next(batches)
     for batch in batches:
         yield before
@@ -146,7 +148,7 @@ def _one_ahead(
 
 
 def rows_to_devices(array: np.ndarray) -> Array:
-    """Rows split over the devices of the mesh that is set, if one is."""
+    """Split rows over the devices of the mesh that is set, if one is."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(array)

@@ -1,11 +1,11 @@
-"""Hard negatives: passages that a model ranks high for a query, and that do not answer it.
+"""Hard negatives: passages that a model ranks high for a query and that are not relevant to it.
 
 Dimension key: B rows of a batch, D width.
 
-What answers a query is what the training file says: all texts of rows that have an id or a text in
-common, in whatever language, are one cluster, and none of it is a negative of its own rows. That
-takes in the clusters of `jaxir.data.collection`, inside which the loss masks negatives anyway.
-Training pools the hard negatives of the rows that have one id and one passage language.
+Relevance comes from the training file: the texts of rows that share an id or a text, in whatever
+language, form a cluster, and a row's positive, its translations and all other texts of its cluster
+are excluded. Clusters include those of `jaxir.data.collection`, inside which the loss masks
+negatives anyway. Training pools the hard negatives of rows with one id and one passage language.
 """
 
 import hashlib
@@ -22,30 +22,30 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxir.config import Source
+from jaxir.data.checks import check_unicode
 from jaxir.data.files import json_records
+from jaxir.data.readers import record_row
 from jaxir.data.rows import Row, RowMaker
-from jaxir.data.sources import record_row
-from jaxir.data.unicode import check_unicode
 from jaxir.errors import UserError
 from jaxir.progress import progress_bar
-from jaxir.retrieval.index import Encoder, Index, Result
+from jaxir.retrieval.index import Index, Result, TextEmbedder
 from jaxir.runtime.files import writing
 
 LANGUAGE_POLICIES = ("same", "other", "any")
-ROWS_AT_ONCE = 1_024
+ROW_BATCH = 1_024  # rows whose queries are searched together
 
 
 @dataclass(frozen=True)
 class Mining:
-    """Which of the passages that a search finds become hard negatives.
+    """Rules that select hard negatives from the ranking of a row's query.
 
     Args:
-        negatives: at most that many are added to a row, the best first.
+        negatives: the most that are added to a row, the highest ranked first.
         first_rank: of the window of ranks they are taken from; the best passage has rank 1.
         last_rank: of that window.
-        margin: their score is at least that much below the score of the row's own passage.
-        language: "same": ranks are among passages in the language of the row's passage;
-            "other": among those in all other languages; "any": among all.
+        margin: least distance of their score below the score of the row's passage.
+        language: the passages that are ranked; "same": those in the language of the row's passage;
+            "other": those in all other languages; "any": all.
 
     Raises:
         UserError: a value is impossible.
@@ -74,19 +74,19 @@ class Mining:
 
 
 class Clusters:
-    """Which texts answer the same queries: ids and texts of the rows, as sets that are joined.
+    """Clusters of texts that are relevant to the same queries: a union-find over ids and texts.
 
     Texts are kept as digests, so that a file may be larger than memory.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[bytes, int] = {}
-        self._parents: list[int] = []
+        self._nodes: dict[bytes, int] = {}  # by digest
+        self._parents: list[int] = []  # of each node; a root is its own
 
     def add(self, row: Row) -> None:
         """Join the row's id, query and passage."""
         roots = {
-            self._root(self._numbers.setdefault(key, len(self._numbers)))
+            self._root(self._nodes.setdefault(key, len(self._nodes)))
             for key in (_digest("id", row.id), *map(_text_digest, (row.query, row.passage)))
         }
         lowest = min(roots)
@@ -94,45 +94,48 @@ class Clusters:
             self._parents[root] = lowest
 
     def holds(self, row: Row, text: str) -> bool:
-        """Whether a text is in the cluster of a row that was added."""
-        number = self._numbers.get(_text_digest(text))
-        own = self._root(self._numbers[_digest("id", row.id)])
-        return number is not None and self._root(number) == own
+        """True where a text is in the cluster of a row that was added."""
+        node = self._nodes.get(_text_digest(text))
+        root_of_row = self._root(self._nodes[_digest("id", row.id)])
+        return node is not None and self._root(node) == root_of_row
 
-    def _root(self, number: int) -> int:
-        if number == len(self._parents):
-            self._parents.append(number)
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
+    def _root(self, node: int) -> int:
+        if node == len(self._parents):
+            self._parents.append(node)
+        while self._parents[node] != node:
+            # path halving keeps the trees flat
+            self._parents[node] = self._parents[self._parents[node]]
+            node = self._parents[node]
+        return node
 
 
 def _digest(kind: str, value: str) -> bytes:
-    whole = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(whole, digest_size=16).digest()
+    content = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _text_digest(text: str) -> bytes:
-    """The same for texts that differ in white space or in the encoding of accents alone."""
+    """Digest of a text, equal where only white space or the encoding of accents differs."""
     return _digest("text", " ".join(unicodedata.normalize("NFC", text).split()))
 
 
-def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Mining) -> Counter[str]:
-    """Write a training file again, with hard negatives behind those that its rows have already.
+def mine(
+    embedder: TextEmbedder, index: Index, file: Path, output: Path, mining: Mining
+) -> Counter[str]:
+    """Write a copy of a training file with hard negatives appended to those its rows have.
 
     Args:
-        encoder: the model that the index was built by.
+        embedder: the model that the index was built by.
         index: the passages to take them from.
         file: JSON lines as the reader `jsonl` takes them; fields of other names are kept.
         output: written whole or not at all.
-        mining: which to take.
+        mining: the rules that select them.
 
     Returns:
         Counts of "rows", "negatives" added and rows "without" any.
 
     Raises:
-        UserError: names the line that is wrong; or the index holds no passage to take.
+        UserError: a line is wrong, which the message names, or no passage of the index is allowed.
     """
     clusters = Clusters()
     lines = 0
@@ -145,9 +148,9 @@ def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Minin
     counts: Counter[str] = Counter()
     records = _records(file)
     with writing(output) as stream, progress_bar("mining", lines, "rows") as bar:
-        while batch := list(islice(records, ROWS_AT_ONCE)):
+        while batch := list(islice(records, ROW_BATCH)):
             rows = [row for _, row in batch]
-            for (record, row), mined in zip(batch, _mine(encoder, index, rows, clusters, mining)):
+            for (record, row), mined in zip(batch, _mine(embedder, index, rows, clusters, mining)):
                 negatives = [*row.hard_negatives, *mined]
                 stream.write(_line(record | {"hard_negatives": negatives}, row.where))
                 counts.update(rows=1, negatives=len(mined), without=int(not mined))
@@ -158,11 +161,11 @@ def mine(encoder: Encoder, index: Index, file: Path, output: Path, mining: Minin
 
 
 def _records(file: Path) -> Iterator[tuple[dict[str, Any], Row]]:
-    """Each record of a file, and the row that training makes of it."""
+    """Records of a file, each with the row that training makes of it."""
     make = RowMaker(Source(), "paragraph")
     for number, where, record in json_records(file):
         row = record_row(make, where, record, str(number), ("", ""))
-        assert row is not None  # a source has to ask for rows to be left out
+        assert row is not None  # rows are left out only where a source asks for it
         yield record, row
 
 
@@ -184,17 +187,22 @@ def _check_window(index: Index, mining: Mining) -> None:
 
 
 def _mine(
-    encoder: Encoder, index: Index, rows: Sequence[Row], clusters: Clusters, mining: Mining
+    embedder: TextEmbedder,
+    index: Index,
+    rows: Sequence[Row],
+    clusters: Clusters,
+    mining: Mining,
 ) -> list[list[str]]:
-    """New hard negatives of each row, the best first."""
-    queries = encoder.encode_queries([row.query for row in rows])
-    passages = encoder.encode_passages([row.passage for row in rows])
-    highest = np.einsum("bd,bd->b", queries, passages) - mining.margin
+    """New hard negatives of each row, the highest ranked first."""
+    queries = embedder.encode_queries([row.query for row in rows])
+    passages = embedder.encode_passages([row.passage for row in rows])
+    # a passage that scores about as high as the positive is likely to be relevant too
+    limits = np.einsum("bd,bd->b", queries, passages) - mining.margin
     window = slice(mining.first_rank - 1, mining.last_rank)
     mined: list[list[str]] = []
-    for row, limit, found in zip(rows, highest, _search(index, queries, rows, mining)):
+    for row, limit, ranking in zip(rows, limits, _search(index, queries, rows, mining)):
         seen, texts = {_text_digest(text) for text in row.hard_negatives}, []
-        for result in found[window]:
+        for result in ranking[window]:
             digest = _text_digest(result.text)
             if result.score > limit or digest in seen or clusters.holds(row, result.text):
                 continue
@@ -207,10 +215,10 @@ def _mine(
 def _search(
     index: Index, queries: Float[np.ndarray, "B D"], rows: Sequence[Row], mining: Mining
 ) -> list[list[Result]]:
-    """The passages that the language policy allows for each row, down to the window's last rank."""
+    """Rankings of the passages that the language policy allows, down to the window's last rank."""
     if mining.language == "any":
         return index.search_embeddings(queries, mining.last_rank)
-    found: list[list[Result]] = [[] for _ in rows]
+    rankings: list[list[Result]] = [[] for _ in rows]
     known = {language for language in index.languages if language}
     for row in rows:
         if mining.language == "same" and row.passage_language not in known:
@@ -220,9 +228,9 @@ def _search(
             )
     for language in sorted(known):
         same = mining.language == "same"
-        asked = [n for n, row in enumerate(rows) if (row.passage_language == language) == same]
-        results = index.search_embeddings(queries[asked], mining.last_rank, language=language)
-        for number, some in zip(asked, results):
-            found[number] += some
-    # those of several languages, each in order, become one ranking
-    return [sorted(some, key=lambda result: -result.score) for some in found]
+        asking = [n for n, row in enumerate(rows) if (row.passage_language == language) == same]
+        results = index.search_embeddings(queries[asking], mining.last_rank, language=language)
+        for position, ranking in zip(asking, results):
+            rankings[position] += ranking
+    # "other" searches several languages apart; their rankings become one
+    return [sorted(ranking, key=lambda result: -result.score) for ranking in rankings]

@@ -1,6 +1,4 @@
-"""Shards of an index: neighbouring passages, their embeddings beside them, as two files each.
-
-Dimension key: P passages, D width.
+"""Shards of an index: neighbouring passages and their embeddings, as two files each.
 
 A shard's `.arrow` file has columns `id`, `text` and `language`, its `.safetensors` file the
 embeddings. Both are memory-mapped, so an index may be larger than memory.
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxir.errors import UserError
-from jaxir.retrieval.topk import Vectors
+from jaxir.retrieval.vectors import Vectors
 from jaxir.runtime.files import writing
 
 _SAFETENSORS = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
@@ -32,13 +30,13 @@ class Shard:
     passages: pa.Table
 
 
-def shard_name(number: int) -> str:
-    """What the files of a shard are called, but for their endings."""
-    return f"shard-{number:05}"
+def shard_name(index: int) -> str:
+    """Name of a shard's files, without their endings."""
+    return f"shard-{index:05}"
 
 
 def write_shard(folder: Path, name: str, shard: Shard) -> None:
-    """Write a shard, whole or not at all; its `.safetensors` file is the last.
+    """Write each file of a shard whole or not at all; `.safetensors`, the last, completes it.
 
     Raises:
         OSError: it cannot be written.
@@ -68,7 +66,7 @@ def read_shard(folder: Path, name: str) -> Shard:
         with pa.memory_map(str(path)) as source:
             passages = pa.ipc.open_file(source).read_all()
         if passages.schema != SCHEMA:
-            raise ValueError("other columns than those of an index")
+            raise ValueError("its columns are not those of an index")
         path = folder / f"{name}.safetensors"
         tensors = _map_tensors(path)
         vectors = Vectors(tensors["embeddings"], tensors.get("scales"))
@@ -97,8 +95,8 @@ def _map_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-class _Rows:
-    """Rows of several arrays as if they were one; a slice or some rows are read on demand."""
+class _ConcatenatedRows:
+    """Rows of several arrays as one array; a slice or rows by index are read on demand."""
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self.parts, self.dtype = parts, parts[0].dtype
@@ -113,26 +111,32 @@ class _Rows:
         if isinstance(rows, slice):
             begin, end, step = rows.indices(len(self))
             if step != 1:
-                raise IndexError("only neighbouring rows")
-            touched = [
+                raise IndexError("a slice must have step 1")
+            slices = [
                 part[max(begin - start, 0) : max(end - start, 0)]
                 for part, start in zip(self.parts, self.starts)
             ]
-            touched = [part for part in touched if len(part)] or [self.parts[0][:0]]
-            return touched[0] if len(touched) == 1 else np.concatenate(touched)
+            slices = [rows for rows in slices if len(rows)] or [self.parts[0][:0]]
+            # within one part a view of the mapped file, without a copy
+            return slices[0] if len(slices) == 1 else np.concatenate(slices)
         read = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        number = np.searchsorted(self.starts, rows, side="right") - 1
-        for part in np.unique(number):
-            read[number == part] = self.parts[part][rows[number == part] - self.starts[part]]
+        part_of_row = np.searchsorted(self.starts, rows, side="right") - 1
+        for part in np.unique(part_of_row):
+            chosen = part_of_row == part
+            read[chosen] = self.parts[part][rows[chosen] - self.starts[part]]
         return read
 
 
-def stacked(parts: Sequence[Vectors]) -> Vectors:
-    """The rows of several, as one."""
+def concatenate(parts: Sequence[Vectors]) -> Vectors:
+    """Concatenate vectors; memory-mapped rows are not read.
+
+    Raises:
+        UserError: their widths or dtypes differ.
+    """
     if len(parts) == 1:
         return parts[0]
     if len({(part.width, part.embeddings.dtype) for part in parts}) > 1:
-        raise UserError("index: shards of different width or dtype; encode it again")
+        raise UserError("index: shards differ in width or dtype; encode the passages again")
     scales = [part.scales for part in parts if part.scales is not None]
-    embeddings: Any = _Rows([part.embeddings for part in parts])
+    embeddings: Any = _ConcatenatedRows([part.embeddings for part in parts])
     return Vectors(embeddings, np.concatenate(scales) if scales else None)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -171,3 +171,19 @@ def as_local(folder: epath.Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as local:
         bucket_files(folder).get(os.fspath(folder).rstrip("/") + "/", local + "/", recursive=True)
         yield Path(local)
+
+
+def check_target(folder: Path, kind: str, is_replaceable: Callable[[Path], bool]) -> None:
+    """Check that a folder may be written: it is absent, empty, or holds an earlier one of its kind.
+
+    Args:
+        folder: to be written, by `replacing`.
+        kind: of what it will hold, for the message: "export", "index", "report".
+        is_replaceable: True for a folder that holds an earlier one.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_empty and not is_replaceable(folder):
+        raise UserError(f"{folder}: exists and is no {kind} of jaxir; name another folder")

@@ -1,5 +1,6 @@
-"""A model and its index over HTTP: the rooms of `jaxir.serve`.
+"""HTTP service: a model and its index behind a search page and a JSON API.
 
-A request goes through `connections` (sockets, slow headers), `app` (limits, routes), `reading`
-(what it asks), `batching` (it waits for the others) and `engine` (the model, in a few shapes).
+A request passes through `connections` (sockets, slow headers), `app` (limits, routes), `requests`
+(parsing and validation), `batching` (requests of the same moment form a batch) and `engine` (the
+model and the index, with a few compiled shapes).
 """

@@ -4,11 +4,11 @@
     python -m jaxir.serve --model MODEL --index INDEX --port 8000
 
 The page is at http://127.0.0.1:8000; programs send JSON to /search and /encode, which /openapi.json
-describes. The model is the one that the index was made by, unless --model names where it lies now.
-Only this machine can ask, unless --host says otherwise; there is no login, so put a proxy that has
-one in front before others may. Needs `pip install "jaxir[serve] @ ."`.
+describes. The model is the one that made the index, unless --model names its present path. Only
+this machine can connect, unless --host names another address; there is no login, so put a proxy
+that has one in front before you let others in. Needs `pip install "jaxir[serve] @ ."`.
 
-Exit status: 0 finished; 2 a mistake in what it was told; 130 Ctrl-C; 1 otherwise.
+Exit status: 0 finished; 2 a mistake in the command line; 130 Ctrl-C; 1 otherwise.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxir import command_line
+from jaxir import command_line, model_flags
 from jaxir.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,21 +28,23 @@ if TYPE_CHECKING:
     from jaxir.serve.requests import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-logger = logging.getLogger("jaxir.serve")  # __name__ is __main__ where this is the command
+logger = logging.getLogger("jaxir.serve")  # as a command, __name__ is __main__
 
 
 def _define(values: flags.FlagValues) -> None:
-    command_line.define_index(values)
+    model_flags.define_index(values)
     flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=values)
-    flags.DEFINE_integer("port", 8_000, "0: any that is free", 0, 65_535, flag_values=values)
+    flags.DEFINE_integer("port", 8_000, "0: any free port", 0, 65_535, flag_values=values)
     flags.DEFINE_list(
         "allowed_hosts",
         [],
-        "names that clients may call this server (default: this machine's own at a loopback "
-        "address, any elsewhere)",
+        "host names that requests may address (default: at a loopback address the names of this "
+        "machine, otherwise any)",
         flag_values=values,
     )
-    flags.DEFINE_integer("max_requests", 256, "answered at a time", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "max_requests", 256, "requests answered at the same time", 1, flag_values=values
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -62,23 +64,23 @@ def main(argv: list[str]) -> int:
     from jaxir.serve.requests import Limits
 
     command_line.log_to_stderr()
-    with listen(values.host, values.port) as listener:  # before a model is loaded
-        # a query that is cut is no news to whoever runs the server
+    with listen(values.host, values.port) as listener:  # a taken port fails before a model is read
+        # clients send queries that are too long; whoever runs the server need not hear of it
         warnings.filterwarnings("ignore", message=".* and were cut there")
-        engine = Engine(*command_line.load_index(values))
+        engine = Engine(*model_flags.load_index(values))
         hosts = values.allowed_hosts or allowed_hosts(values.host, listener)
         server = make_server(engine, Limits(requests=values.max_requests), hosts)
         logger.info("%s passages; compiling ...", f"{len(engine.index):,}")
         with still_at("compiling"):
-            logger.info("%d shapes are compiled", engine.warm_up())
+            logger.info("compiled %d shapes", engine.warm_up())
         listener.listen(1_024)
-        print(f"http://{_name(listener)}", flush=True)
+        print(f"http://{_host_and_port(listener)}", flush=True)
         server.run([listener])
     return 0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that has the address; clients are let in once it listens.
+    """Bind a socket to an address; clients can connect once `listen` is called on it.
 
     Raises:
         UserError: there is no such address, or it is taken.
@@ -99,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allowed_hosts(host: str, listener: socket.socket) -> tuple[str, ...]:
-    """The names by which clients of a loopback address may call it; none: any name will do."""
+    """Host names that requests to a loopback address may have; (), any name, elsewhere."""
     address = listener.getsockname()[0]
     if address == "::1" or address.startswith("127."):
         return (*LOOPBACK, host.lower(), address)
@@ -109,12 +111,12 @@ def allowed_hosts(host: str, listener: socket.socket) -> tuple[str, ...]:
 def make_server(
     engine: "Engine", limits: "Limits", hosts: tuple[str, ...] = ()
 ) -> "uvicorn.Server":
-    """A server that is ready to run.
+    """Return a server that is ready to run.
 
     Args:
-        engine: what answers.
-        limits: what clients may ask.
-        hosts: names that clients may call it; none: any.
+        engine: answers the requests.
+        limits: bounds on requests.
+        hosts: host names that requests may have; (): any.
     """
     import uvicorn
 
@@ -122,7 +124,7 @@ def make_server(
     from jaxir.serve.connections import Connection
 
     class LimitedConnection(Connection):
-        most_connections = limits.connections
+        max_connections = limits.connections
 
     config = uvicorn.Config(
         make_app(engine, limits, hosts),
@@ -130,7 +132,7 @@ def make_server(
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="error",  # what clients do wrong is told to them
+        log_level="error",  # mistakes of clients are reported to them, not logged
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -140,13 +142,13 @@ def make_server(
     return uvicorn.Server(config)
 
 
-def _name(listener: socket.socket) -> str:
+def _host_and_port(listener: socket.socket) -> str:
     address, port = listener.getsockname()[:2]
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def command() -> None:
-    """The console script."""
+    """Run the console script."""
     command_line.run(main)
 
 

@@ -1,7 +1,7 @@
-"""Requests that come at the same time are answered together, by one worker thread.
+"""Dynamic batching: requests that arrive at the same time are answered by one call.
 
-While the worker answers some, the others gather; so the batches are as large as the load asks for,
-and a lone request waits for nobody.
+While the worker thread answers a batch, new requests queue up; so batches grow with the load, and a
+single request never waits for others.
 """
 
 import asyncio
@@ -12,64 +12,64 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
 
-class Work(Protocol):
-    """What a request asks for."""
+class HasTexts(Protocol):
+    """A request that can be batched; its size is its number of texts."""
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts to encode."""
 
 
-class Overloaded(Exception):  # noqa: N818, it is no error of ours
-    """More requests wait than are allowed to."""
+class QueueFull(Exception):  # noqa: N818, the server works as it should
+    """Too many texts are waiting for another request to join them."""
 
 
-W = TypeVar("W", bound=Work)
-A = TypeVar("A")
+RequestT = TypeVar("RequestT", bound=HasTexts)
+AnswerT = TypeVar("AnswerT")
 
 
-class Batcher(Generic[W, A]):
-    """Gathers work for one thread.
+class Batcher(Generic[RequestT, AnswerT]):
+    """A queue of requests, and a thread that answers them in batches.
 
     Args:
-        answer: called in the thread with some work; returns an answer to each, in order.
-        batch_texts: no more work is gathered once it has this many texts.
-        waiting_texts: with more than this many the next request is refused.
+        answer: called in the thread with a batch; returns an answer to each request, in order.
+        max_batch_texts: a batch ends before the request that would take it beyond this many texts.
+        max_queued_texts: a request that would take the queue beyond this many texts is refused.
     """
 
     def __init__(
         self,
-        answer: Callable[[Sequence[W]], Sequence[A]],
-        batch_texts: int,
-        waiting_texts: int,
+        answer: Callable[[Sequence[RequestT]], Sequence[AnswerT]],
+        max_batch_texts: int,
+        max_queued_texts: int,
     ):
         self._answer = answer
-        self.batch_texts, self.waiting_texts = batch_texts, waiting_texts
-        self._waiting: deque[tuple[W, asyncio.Future[A]]] = deque()
+        self.max_batch_texts, self.max_queued_texts = max_batch_texts, max_queued_texts
+        self._queue: deque[tuple[RequestT, asyncio.Future[AnswerT]]] = deque()
         self._arrived = asyncio.Event()
 
     @property
-    def waiting(self) -> int:
-        """How many texts wait."""
-        return sum(len(work.texts) for work, _ in self._waiting)
+    def queued_texts(self) -> int:
+        """Number of texts in the queue."""
+        return sum(len(request.texts) for request, _ in self._queue)
 
-    async def submit(self, work: W) -> A:
-        """The answer to some work.
+    async def submit(self, request: RequestT) -> AnswerT:
+        """Queue a request and return its answer.
 
         Raises:
-            Overloaded: too many texts wait already.
-            Exception: what `answer` raised for this work.
+            QueueFull: too many texts are queued already.
+            Exception: raised by `answer` for this request.
         """
-        if self.waiting + len(work.texts) > self.waiting_texts:
-            raise Overloaded
-        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, future))
+        if self.queued_texts + len(request.texts) > self.max_queued_texts:
+            raise QueueFull
+        future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        self._queue.append((request, future))
         self._arrived.set()
         return await future
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Work is answered as long as this is open."""
+        """Answer requests while the context is open."""
         with ThreadPoolExecutor(1, "jaxir-serving") as worker:
             task = asyncio.create_task(self._run(worker))
             try:
@@ -83,37 +83,38 @@ class Batcher(Generic[W, A]):
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            batch = self._gather()
+            batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
                 continue
-            answers = await loop.run_in_executor(worker, self._answer_each, [w for w, _ in batch])
+            requests = [request for request, _ in batch]
+            answers = await loop.run_in_executor(worker, self._answer_each, requests)
             for (_, future), answer in zip(batch, answers):
-                if future.done():  # whoever asked has gone
+                if future.done():  # cancelled: the client has gone, or its time is up
                     continue
                 if isinstance(answer, Exception):
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
 
-    def _gather(self) -> list[tuple[W, asyncio.Future[A]]]:
-        batch: list[tuple[W, asyncio.Future[A]]] = []
+    def _next_batch(self) -> list[tuple[RequestT, asyncio.Future[AnswerT]]]:
+        batch: list[tuple[RequestT, asyncio.Future[AnswerT]]] = []
         texts = 0
-        while self._waiting:
-            work, future = self._waiting[0]
-            if batch and texts + len(work.texts) > self.batch_texts:
+        while self._queue:
+            request, future = self._queue[0]
+            if batch and texts + len(request.texts) > self.max_batch_texts:
                 break
-            self._waiting.popleft()
+            self._queue.popleft()
             if not future.done():
-                batch.append((work, future))
-                texts += len(work.texts)
+                batch.append((request, future))
+                texts += len(request.texts)
         return batch
 
-    def _answer_each(self, batch: Sequence[W]) -> list[A | Exception]:
-        """Answers, or what went wrong with each; the mistake of one is not that of the others."""
+    def _answer_each(self, batch: Sequence[RequestT]) -> list[AnswerT | Exception]:
+        """Answer a batch; if that fails, each request alone, so that only the bad ones fail."""
         try:
             return list(self._answer(batch))
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            return [answer for work in batch for answer in self._answer_each([work])]
+            return [answer for request in batch for answer in self._answer_each([request])]

@@ -1,4 +1,4 @@
-"""HTTP connections that do not wait for ever and say in JSON what is wrong with a request."""
+"""HTTP connections with timeouts and a bound on their number; errors are answered in JSON."""
 
 import asyncio
 import json
@@ -14,124 +14,131 @@ LINGER_SECONDS = 10.0
 LINGER_BYTES = 1 << 22
 
 
-class Lingering:
-    """A transport that does not hang up on who is still sending, nor wait for who does not read.
+class LingeringTransport:
+    """A transport whose `close` lets a client that is still sending read the response.
 
-    A client that is still sending when its connection is closed finds it reset and never reads the
-    answer. So the sending side is closed first, and what still comes is thrown away for a while.
+    If a connection is closed while its client is still sending, the client sees a reset and never
+    reads the response. So `close` shuts down only our sending side, and then discards input for at
+    most LINGER_SECONDS and LINGER_BYTES. The same timer ends connections whose client does not read
+    the response.
+
+    Args:
+        transport: of the connection.
+        loop: runs the timer.
+        input_pending: tells whether the client may still be sending the request.
     """
 
     def __init__(
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        unread: Callable[[], bool],
+        input_pending: Callable[[], bool],
     ):
-        self._transport, self._loop, self._unread = transport, loop, unread
-        self._ending: asyncio.TimerHandle | None = None
-        self._thrown_away = 0
+        self._transport, self._loop, self._input_pending = transport, loop, input_pending
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._discarded_bytes = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Whether nothing can be said any more."""
-        return self._ending is not None or self._transport.is_closing()
+        """Tell whether the connection is closed for writing."""
+        return self._abort_timer is not None or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Say something, unless all has been said."""
+        """Send data, unless the connection is closing."""
         if not self.is_closing():
             self._transport.write(data)
 
-    def close(self, unread: bool = False) -> None:
-        """Hang up, once all is sent; where something is `unread`, once the client hangs up too."""
+    def close(self, input_pending: bool = False) -> None:
+        """Close once all is sent; if input is pending, once the client has closed its side too."""
         if self.is_closing():
             return
-        self._ending = self._loop.call_later(LINGER_SECONDS, self._transport.abort)
-        if (unread or self._unread()) and self._transport.can_write_eof():
+        self._abort_timer = self._loop.call_later(LINGER_SECONDS, self._transport.abort)
+        if (input_pending or self._input_pending()) and self._transport.can_write_eof():
             self._transport.write_eof()
             self._transport.resume_reading()
         else:
             self._transport.close()
 
-    def throw_away(self, data: bytes) -> None:
-        """Take what is still coming, up to a limit."""
-        self._thrown_away += len(data)
-        if self._thrown_away > LINGER_BYTES:
+    def discard(self, data: bytes) -> None:
+        """Discard input of a closing connection, up to a limit."""
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > LINGER_BYTES:
             self._transport.abort()
 
-    def gone(self) -> None:
-        """The connection is no more."""
-        if self._ending is not None:
-            self._ending.cancel()
+    def cancel_timer(self) -> None:
+        """Cancel the timer of a connection that has ended."""
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, with an end to slow headers and a number of connections.
+    """uvicorn's protocol, with a timeout for headers and a bound on the number of connections.
 
-    uvicorn waits for ever for a client that opens a connection and sends half a request, or does
-    not read its answer; a few hundred of them would leave no descriptor to anybody else.
+    uvicorn waits without limit for a client that opens a connection and sends half a request, or
+    does not read its response; a few hundred of them would use up all file descriptors.
     """
 
-    most_connections = 512
+    max_connections = 512
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._impatient: asyncio.TimerHandle | None = None
+        self._header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
+        """Accept a client, or refuse it if there are too many."""
         super().connection_made(transport)
-        self.transport: Any = Lingering(transport, self.loop, self._unread)
-        if len(self.connections) > self.most_connections:
-            self._end(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again later")
+        self.transport: Any = LingeringTransport(transport, self.loop, self._input_pending)
+        if len(self.connections) > self.max_connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again later")
         else:
-            self._wait_for_headers()
+            self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._stop_waiting()
-        self.transport.gone()
+        """Clean up after a client has gone."""
+        self._stop_header_timer()
+        self.transport.cancel_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Part of a request is there."""
+        """Handle part of a request."""
         if self.transport.is_closing():
-            self.transport.throw_away(data)
+            self.transport.discard(data)
             return
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
-            self._wait_for_headers()
+            self._start_header_timer()
         else:
-            self._stop_waiting()
+            self._stop_header_timer()
 
-    def _unread(self) -> bool:
+    def _input_pending(self) -> bool:
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        # an answer that has begun can only break off
+        """Answer a request that is not valid HTTP."""
+        # a response that has begun cannot be replaced, only cut off
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._end(HTTPStatus.BAD_REQUEST, msg.rstrip("."))
+            self._refuse(HTTPStatus.BAD_REQUEST, msg.rstrip("."))
         else:
             self.transport.close()
 
-    def _wait_for_headers(self) -> None:
-        if self._impatient is None and not self.transport.is_closing():
-            self._impatient = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+    def _start_header_timer(self) -> None:
+        if self._header_timer is None and not self.transport.is_closing():
+            self._header_timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
 
-    def _stop_waiting(self) -> None:
-        if self._impatient is not None:
-            self._impatient.cancel()
-            self._impatient = None
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _too_slow(self) -> None:
-        self._impatient = None
+    def _headers_too_slow(self) -> None:
+        self._header_timer = None
         message = f"the headers did not arrive within {HEADER_SECONDS:g} seconds"
-        self._end(HTTPStatus.REQUEST_TIMEOUT, message)
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
 
-    def _end(self, status: HTTPStatus, message: str) -> None:
-        """Answer, without asking the app, and hang up."""
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Send an error without asking the application, and close the connection."""
         if self.transport.is_closing():
             return
         body = json.dumps({"error": message}).encode()
@@ -140,4 +147,4 @@ class Connection(H11Protocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close(unread=True)
+        self.transport.close(input_pending=True)

@@ -1,10 +1,10 @@
-"""What the worker thread does: many requests' texts through the model and the index at once.
+"""The engine: encodes and searches for a batch of requests, with few compiled shapes.
 
-JAX compiles a program for every shape. Here the number of texts is rounded up to one of `SIZES`,
-their length to one of `jaxir.retrieval.encoding.WIDTHS`, and the number of results to one of
-`PLACES`; `warm_up` compiles them all before the first request comes.
+JAX compiles a program for every shape. Here the number of texts is rounded up to one of
+`TEXT_COUNTS`, their length to one of `jaxir.retrieval.encoding.WIDTHS`, and the number of results
+to one of `RESULT_COUNTS`; `warm_up` compiles them all before the first request comes.
 
-Dimension key: T texts, D embedding width, K results.
+Dimension key: T texts, D embedding width.
 """
 
 from collections.abc import Sequence
@@ -17,38 +17,40 @@ from jaxtyping import Float
 
 from jaxir.data.tokens import Tokens
 from jaxir.retrieval.encoding import WIDTHS
-from jaxir.retrieval.index import LANGUAGES_KEPT, Index, Result
+from jaxir.retrieval.index import CACHED_LANGUAGES, Index, Result
 from jaxir.retriever import Retriever
 
-SIZES = (1, 8, 32)  # texts encoded at once
-SEARCH_SIZES = (8, 16, 32)  # the blocks that a search of up to 32 queries rounds up to
-PLACES = (10, 100)
-TIED_ROWS = 65_536  # larger indexes go on doubling the places until a tie is settled
+TEXT_COUNTS = (1, 8, 32)  # texts of a call of the encoder
+QUERY_COUNTS = (8, 16, 32)  # the index rounds the queries of a search up to one of these
+RESULT_COUNTS = (10, 100)
+# To settle ties at the last result, a search doubles k until they end. In an index of more passages
+# than this, queries that tie everywhere would compile many more shapes than requests need.
+TIED_PASSAGES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """The best passages for one query."""
+class SearchRequest:
+    """A search for the k best passages of one query."""
 
     texts: tuple[str]
-    places: int
-    language: str | None
+    k: int
+    language: str | None  # of the passages; None: all
 
 
 @dataclass(frozen=True, slots=True)
-class Encode:
-    """Embeddings of some texts."""
+class EncodeRequest:
+    """Texts to encode."""
 
     texts: tuple[str, ...]
     kind: str  # query or passage
 
 
-Work: TypeAlias = Search | Encode
+EngineRequest: TypeAlias = SearchRequest | EncodeRequest
 Answer: TypeAlias = list[Result] | Float[np.ndarray, "T D"]
 
 
 class Engine:
-    """A model and the index that it made; used by one thread.
+    """A model and an index of its embeddings; used by one thread.
 
     Args:
         retriever: the model.
@@ -56,28 +58,29 @@ class Engine:
     """
 
     def __init__(self, retriever: Retriever, index: Index):
-        # the texts of a block are one batch, of a shape that was compiled
+        # makes all texts of a call one batch, whatever their length, so that its shape is known
         longest = max(retriever.model.max_query_tokens, retriever.model.max_passage_tokens)
         retriever.batch_tokens = max(
-            retriever.batch_tokens, SIZES[-1] * longest * len(jax.devices())
+            retriever.batch_tokens, TEXT_COUNTS[-1] * longest * len(jax.devices())
         )
         self.retriever, self.index = retriever, index
         self.languages = index.languages
 
     def warm_up(self) -> int:
-        """Compile what requests will need; returns how many shapes that were."""
-        shapes = [(size, width) for width in self._widths() for size in SIZES]
-        for size, width in shapes:
-            self._encode_padding(size, width)
-        languages = [None, *[name for name in self.languages if name][: LANGUAGES_KEPT - 1]]
-        searches = [(n, k, x) for x in languages for k in PLACES for n in SEARCH_SIZES]
-        for size, places, language in searches:
-            rows = len(self.index) if language is None else self.languages[language]
-            queries = np.zeros((size, self.retriever.width), np.float32)
-            if rows > TIED_ROWS:
+        """Compile all shapes that requests can have, and return their number."""
+        shapes = [(count, width) for width in self._widths() for count in TEXT_COUNTS]
+        for count, width in shapes:
+            self._encode_padding(count, width)
+        # the index caches this many selections by language, None among them
+        languages = [None, *[name for name in self.languages if name][: CACHED_LANGUAGES - 1]]
+        searches = [(q, k, x) for x in languages for k in RESULT_COUNTS for q in QUERY_COUNTS]
+        for count, k, language in searches:
+            passages = len(self.index) if language is None else self.languages[language]
+            # zeros score equally everywhere, which also compiles how ties are settled
+            queries = np.zeros((count, self.retriever.width), np.float32)
+            if passages > TIED_PASSAGES:
                 queries += np.random.default_rng(0).standard_normal(queries.shape, np.float32)
-            # zeros score alike everywhere, which also compiles how ties are settled
-            self.index.search_embeddings(queries, places, language=language)
+            self.index.search_embeddings(queries, k, language=language)
         return len(shapes) + len(searches)
 
     def _widths(self) -> list[int]:
@@ -85,25 +88,26 @@ class Engine:
         limits = {model.max_query_tokens, model.max_passage_tokens}
         return sorted(limits | {width for width in WIDTHS if width < max(limits)})
 
-    def _encode_padding(self, size: int, width: int) -> None:
+    def _encode_padding(self, count: int, width: int) -> None:
+        """Encode `count` texts of `width` padding tokens."""
         pad_id = self.retriever.model.tokenizer.pad_token_id
-        nowhere = np.zeros(size, np.int64)
+        zeros = np.zeros(count, np.int64)
         ids = np.full(width, pad_id, np.int32)
-        tokens = Tokens((ids,), nowhere, nowhere, nowhere + width, (), (), pad_id)
+        # every text is the same slice of the one segment, from 0 to `width`
+        tokens = Tokens((ids,), zeros, zeros, zeros + width, (), (), pad_id)
         self.retriever.encode_tokens(tokens, width)
 
-    def answer(self, batch: Sequence[Work]) -> list[Answer]:
-        """An answer to each: results of a `Search`, embeddings of an `Encode`."""
-        embeddings: dict[int, Float[np.ndarray, "T D"]] = {}
+    def answer(self, batch: Sequence[EngineRequest]) -> list[Answer]:
+        """Answer requests: results of a search, embeddings of texts to encode."""
+        embeddings: dict[int, Float[np.ndarray, "T D"]] = {}  # by the request's position
         for kind in ("query", "passage"):
-            mine = [number for number, work in enumerate(batch) if _kind(work) == kind]
-            texts = [text for number in mine for text in batch[number].texts]
-            rows = self._encode(kind, texts)
-            ends = np.cumsum([len(batch[number].texts) for number in mine])
-            embeddings |= zip(mine, np.split(rows, ends[:-1])) if mine else ()
-        answers: list[Answer] = [embeddings[number] for number in range(len(batch))]
-        for number, found in self._search(batch, embeddings):
-            answers[number] = found
+            chosen = [i for i, request in enumerate(batch) if _kind(request) == kind]
+            rows = self._encode(kind, [text for i in chosen for text in batch[i].texts])
+            ends = np.cumsum([len(batch[i].texts) for i in chosen])
+            embeddings |= zip(chosen, np.split(rows, ends[:-1])) if chosen else ()
+        answers: list[Answer] = [embeddings[i] for i in range(len(batch))]
+        for i, results in self._search(batch, embeddings):
+            answers[i] = results
         return answers
 
     def _encode(self, kind: str, texts: list[str]) -> Float[np.ndarray, "T D"]:
@@ -111,34 +115,35 @@ class Engine:
         if kind == "passage":
             encode = self.retriever.encode_passages
         blocks = [np.empty((0, self.retriever.width), np.float32)]
-        for first in range(0, len(texts), SIZES[-1]):
-            block = texts[first : first + SIZES[-1]]
-            size = next(size for size in SIZES if size >= len(block))
-            # copies of a short text make no batch wider
-            padding = [min(block, key=len)] * (size - len(block))
+        for first in range(0, len(texts), TEXT_COUNTS[-1]):
+            block = texts[first : first + TEXT_COUNTS[-1]]
+            count = next(count for count in TEXT_COUNTS if count >= len(block))
+            # copies of the shortest text make the batch no wider
+            padding = [min(block, key=len)] * (count - len(block))
             blocks.append(encode([*block, *padding])[: len(block)])
         return np.concatenate(blocks)
 
     def _search(
-        self, batch: Sequence[Work], embeddings: dict[int, Float[np.ndarray, "T D"]]
+        self, batch: Sequence[EngineRequest], embeddings: dict[int, Float[np.ndarray, "T D"]]
     ) -> list[tuple[int, list[Result]]]:
-        groups: dict[tuple[str | None, int], list[int]] = {}
-        for number, work in enumerate(batch):
-            if isinstance(work, Search):
-                places = next(places for places in PLACES if places >= work.places)
-                groups.setdefault((work.language, places), []).append(number)
-        found: list[tuple[int, list[Result]]] = []
-        for (language, places), numbers in groups.items():
-            for first in range(0, len(numbers), SEARCH_SIZES[-1]):
-                some = numbers[first : first + SEARCH_SIZES[-1]]
-                queries = np.concatenate([embeddings[number] for number in some])
-                results = self.index.search_embeddings(queries, places, language=language)
-                for number, ranked in zip(some, results):
-                    work = batch[number]
-                    assert isinstance(work, Search)
-                    found.append((number, ranked[: work.places]))
-        return found
+        """Results of the searches, each with its position in the batch."""
+        # searches of the same language and the same rounded k go through the index together
+        searches = [(i, x) for i, x in enumerate(batch) if isinstance(x, SearchRequest)]
+        groups: dict[tuple[str | None, int], list[tuple[int, SearchRequest]]] = {}
+        for i, request in searches:
+            k = next(count for count in RESULT_COUNTS if count >= request.k)
+            groups.setdefault((request.language, k), []).append((i, request))
+        answers: list[tuple[int, list[Result]]] = []
+        for (language, k), group in groups.items():
+            for first in range(0, len(group), QUERY_COUNTS[-1]):
+                block = group[first : first + QUERY_COUNTS[-1]]
+                queries = np.concatenate([embeddings[i] for i, _ in block])
+                rankings = self.index.search_embeddings(queries, k, language=language)
+                answers += [
+                    (i, results[: request.k]) for (i, request), results in zip(block, rankings)
+                ]
+        return answers
 
 
-def _kind(work: Work) -> str:
-    return work.kind if isinstance(work, Encode) else "query"
+def _kind(request: EngineRequest) -> str:
+    return request.kind if isinstance(request, EncodeRequest) else "query"

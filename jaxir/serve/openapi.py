@@ -1,80 +1,92 @@
-"""What the API says of itself, in OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the API."""
 
 from typing import Any
 
-from jaxir import __version__
+from jaxir.runtime.versions import VERSION
 from jaxir.serve.requests import Limits
 
 REFUSALS = {
-    "400": "no HTTP, no UTF-8 or no JSON",
-    "408": "the request came too slowly",
+    "400": "not HTTP, not UTF-8 or not JSON",
+    "408": "the request arrived too slowly",
     "413": "the body is too large",
     "415": "the content type is not application/json",
-    "421": "the Host header names another server",
-    "422": "a field is missing, unknown, of another type or beyond its limits",
-    "503": "too many requests; Retry-After says when to try again",
+    "421": "the Host header does not name this server",
+    "422": "a field is missing, unknown, of the wrong type or beyond its limits",
+    "503": "too many requests, or no answer in time; Retry-After says when to try again",
 }
 
 
 def describe(limits: Limits) -> dict[str, Any]:
-    """The OpenAPI description of a server with such limits."""
-    text = {"type": "string", "minLength": 1, "maxLength": limits.characters}
-    number = {"type": "integer", "minimum": 1, "maximum": limits.results, "default": 10}
+    """Return the OpenAPI description of a server with these limits."""
     result = _object(
         id={"type": "string"},
         text={"type": "string"},
         language={"type": "string", "description": "empty: unknown"},
         score={"type": "number"},
     )
-    counts = {"type": "object", "additionalProperties": {"type": "integer"}}
-    search = {
-        "type": "object",
-        "required": ["query"],
-        "additionalProperties": False,
-        "properties": {
-            "query": text,
-            "k": number,
-            "language": {
-                "type": ["string", "null"],
-                "default": None,
-                "description": "search the passages of this language alone; null: all",
-            },
-        },
-    }
-    encode = {
-        "type": "object",
-        "required": ["texts"],
-        "additionalProperties": False,
-        "properties": {
-            "texts": {"type": "array", "items": text, "minItems": 1, "maxItems": limits.texts},
-            "kind": {"type": "string", "enum": ["query", "passage"], "default": "query"},
-        },
-    }
-    found = _object(
+    results = _object(
         results={"type": "array", "items": result},
-        languages=counts | {"description": "results of each language"},
+        languages=_COUNTS | {"description": "number of results in each language"},
         milliseconds={"type": "number"},
     )
-    row = {"type": "array", "items": {"type": "number"}}
+    embedding = {"type": "array", "items": {"type": "number"}}
+    embeddings = _object(embeddings={"type": "array", "items": embedding})
     health = _object(
         status={"const": "ok"},
         version={"type": "string"},
         model={"type": "string"},
         width={"type": "integer", "description": "length of an embedding"},
         passages={"type": "integer"},
-        languages=counts | {"description": "passages of each language"},
-        waiting={"type": "integer", "description": "texts that wait to be encoded"},
+        languages=_COUNTS | {"description": "number of passages in each language"},
+        queued_texts={"type": "integer", "description": "texts waiting to be encoded"},
     )
-    embeddings = _object(embeddings={"type": "array", "items": row})
+    search, encode = _search_request(limits), _encode_request(limits)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "jaxir", "version": __version__},
+        "info": {"title": "jaxir", "version": VERSION},
         "paths": {
-            "/search": {"post": _post("Passages that answer a query", search, found)},
+            "/search": {"post": _post("The best passages for a query", search, results)},
             "/encode": {"post": _post("Embeddings of texts", encode, embeddings)},
-            "/health": {"get": {"summary": "What is served", "responses": _answers(health)}},
+            "/health": {"get": {"summary": "Model, index and load", "responses": _answers(health)}},
         },
     }
+
+
+_COUNTS = {"type": "object", "additionalProperties": {"type": "integer"}}
+
+
+def _search_request(limits: Limits) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["query"],
+        "additionalProperties": False,
+        "properties": {
+            "query": _text(limits),
+            "k": {"type": "integer", "minimum": 1, "maximum": limits.results, "default": 10},
+            "language": {
+                "type": ["string", "null"],
+                "default": None,
+                "description": "only search passages in this language; null: all",
+            },
+        },
+    }
+
+
+def _encode_request(limits: Limits) -> dict[str, Any]:
+    texts = {"type": "array", "items": _text(limits), "minItems": 1, "maxItems": limits.texts}
+    return {
+        "type": "object",
+        "required": ["texts"],
+        "additionalProperties": False,
+        "properties": {
+            "texts": texts,
+            "kind": {"type": "string", "enum": ["query", "passage"], "default": "query"},
+        },
+    }
+
+
+def _text(limits: Limits) -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, "maxLength": limits.characters}
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -1,1 +1,2 @@
-"""Sweeps: many runs that differ in their shares and seeds, and what they say together."""
+"""Sweeps: training runs that differ in their mixture of batch kinds and in their seed, and the
+report that compares them."""

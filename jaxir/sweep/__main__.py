@@ -1,37 +1,37 @@
-"""Train one config at many points: shares of the kinds of batches, and seeds.
+"""Train one config with many mixtures of batch kinds and several seeds, and compare the runs.
 
     python -m jaxir.sweep --config NAME.py --workdir DIR [--config.FIELD=VALUE ...]
     python -m jaxir.sweep report DIR [--quality_weight 0.5] [--against uniform]
 
-The points are those of `config.sweep`. The same command goes on with a sweep that was stopped or
-killed, and takes part in one that is under way, on this host or another that sees the workdir: each
-takes the next run that nobody is at. A finished run is never run again, one that failed only with
---retry_failed. `report` may be asked for at any time: DIR/report gets a page with pictures, and its
-figures as CSV and JSON.
+`config.sweep` lists the mixtures. The same command continues a sweep that was stopped or killed,
+and joins one that is running, on this host or on another one that sees the workdir: each worker
+takes the next run that no other worker has claimed. A finished run is never repeated, a failed one
+only with --retry_failed. `report` works at any time: it writes a page with plots, and the values
+as CSV and JSON, to DIR/report.
 
-Exit status: 0 finished; 2 a mistake in what it was told; 143 stopped by SIGTERM, and saved; 1
-otherwise, also where runs failed.
+Exit status: 0 finished; 2 a mistake in the command line or the config; 143 stopped by SIGTERM, and
+saved; 1 otherwise, also if runs failed.
 """
 
 from absl import flags
 
 from jaxir import command_line
 from jaxir.errors import UserError
-from jaxir.sweep.points import UNIFORM, points
+from jaxir.sweep.mixtures import UNIFORM, mixtures
 
 
 def main(argv: list[str]) -> int | None:
-    """Read the command line, then run the sweep or report on it."""
+    """Read the command line, then run the sweep or write its report."""
     if argv[1:2] == ["report"]:
         return _report([argv[0], *argv[2:]])
     values = flags.FlagValues()
     command_line.define_config(values)
     command_line.define_workdir(values)
-    flags.DEFINE_bool("retry_failed", False, "also run what has failed before", flag_values=values)
+    flags.DEFINE_bool("retry_failed", False, "also repeat runs that failed", flag_values=values)
     config = command_line.parse_config(argv, values, __doc__)
     if config is None:
         return 0
-    points(config.sweep)  # a mistake in them is found before anything is imported or written
+    mixtures(config.sweep)  # reports a mistake in them before anything is imported or written
     with command_line.started(argv, values) as workdir:
         # some of what they import looks for devices
         from jaxir.sweep.workers import sweep
@@ -46,19 +46,22 @@ def _report(argv: list[str]) -> int:
     flags.DEFINE_float(
         "quality_weight",
         0.5,
-        "of mAP (images: R@1) in the pool, in the score whose best shares are predicted; the rest "
-        "is of the rank distance",
+        "weight of multilingual mAP (images: R@1) in the score that the best shares maximize; the "
+        "rest is the weight of rank distance",
         0,
         1,
         flag_values=values,
     )
     flags.DEFINE_string(
-        "against", None, f"point the others are tested against ({UNIFORM})", flag_values=values
+        "against",
+        None,
+        f"mixture that the others are tested against (default: {UNIFORM})",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "task",
+        "dataset",
         None,
-        "which of the tasks that the runs measure (default: the last)",
+        "evaluation dataset to report on (default: the last one of the runs)",
         flag_values=values,
     )
     flags.DEFINE_string("output", None, "folder to write (default: DIR/report)", flag_values=values)
@@ -72,12 +75,12 @@ def _report(argv: list[str]) -> int:
 
     workdir = path_of(words[0])
     output = path_of(values.output) if values.output else workdir / "report"
-    report(workdir, output, values.quality_weight, values.against, values.task)
+    report(workdir, output, values.quality_weight, values.against, values.dataset)
     return 0
 
 
 def command() -> None:
-    """The console script."""
+    """Run the console script."""
     command_line.run(main)
 
 

@@ -1,4 +1,4 @@
-"""A sweep's report as one HTML page that needs no other file."""
+"""The HTML page of a sweep's report, in one file without external resources."""
 
 import base64
 import json
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from jaxir.evaluation.settings import plain
-from jaxir.sweep import differences, surface, tradeoff
-from jaxir.sweep.results import Study, without_languages
-from jaxir.sweep.ternary import short
+from jaxir.evaluation.settings import json_value
+from jaxir.sweep import response_surface, significance_tests, tradeoff
+from jaxir.sweep.significance_tests import SIGNIFICANT
+from jaxir.sweep.study import Study, overall_metrics
+from jaxir.sweep.ternary_plot import short
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto;
@@ -27,46 +28,44 @@ img { max-width: 100%; height: auto; } .small { color: #666; font-size: 13px; }
 .missing { background: #fdecc8; padding: .6em 1em; border-left: 4px solid #d98300; }
 pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px;
   white-space: pre-wrap; }
-.wide { overflow-x: auto; } .one { max-width: 760px; }
+.wide { overflow-x: auto; } .narrow { max-width: 760px; }
 details { margin: .6em 0; } summary { cursor: pointer; }
 """
-SURE = 0.05
 
 
-def page(study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """The whole report.
+def page(study: Study, summary: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
+    """Return the whole page.
 
     Args:
-        study: the figures.
-        summary: what `report.json` holds.
-        pictures: PNG, by name.
+        study: values of the runs.
+        summary: contents of `report.json`.
+        plots: PNG, by name.
     """
-    count = len(study.runs)
-    title = f"{len(study.points)} points of the simplex, {study.task}"
+    title = f"{len(study.mixtures)} mixtures of batches, {study.dataset}"
+    seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>Shares of {_listed(study.config.sweep.kinds)} batches; {len(study.seeds)} "
-        f"seed{'s' if len(study.seeds) > 1 else ''} a point, {count} runs of "
-        f"{study.config.steps:,} steps with {study.config.batch_size:,} pairs each. Measured on "
-        f"{escape(study.task)}: {summary['size']}, "
+        f"<p>Mixtures of {_listed(study.config.sweep.kinds)} batches; {seeds} for each mixture, "
+        f"{len(study.runs)} runs of {study.config.steps:,} steps with {study.config.batch_size:,} "
+        f"pairs each. Evaluated on {escape(study.dataset)}: {summary['dataset_size']}, "
         f"{len(study.languages)} languages ({' '.join(map(escape, study.languages))}).</p>",
         *_missing(summary),
-        "<h2>In short</h2>",
-        _list(_in_short(study, summary)),
-        "<h2>Points</h2>",
-        *_points(study, summary),
-        "<h2>Over the simplex</h2>",
-        '<p class="small">Dots are the means of points over seeds, the ground is the fitted '
+        "<h2>Summary</h2>",
+        _list(_findings(study, summary)),
+        "<h2>Mixtures</h2>",
+        *_mixtures(study, summary),
+        "<h2>Metrics over the simplex of mixtures</h2>",
+        '<p class="small">Dots are means of mixtures over seeds, the background is the fitted '
         "surface; brighter is better.</p>",
-        _pictures(pictures, [name for name in pictures if name.startswith("map_")]),
+        _images(plots, [name for name in plots if name.startswith("map_")]),
         *_surfaces(study, summary),
-        *_trade_off(study, summary, pictures),
+        *_trade_off(study, summary, plots),
         "<h2>Languages</h2>",
-        _pictures(pictures, ["languages"], "wide"),
+        _images(plots, ["languages"], "wide"),
         *_languages(study, summary),
         *_tests(study, summary),
         *_methods(),
-        *_redo(study, summary),
+        *_reproduction(study, summary),
     ]
     body = "\n".join(parts)
     return (
@@ -78,27 +77,32 @@ def page(study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
 
 def _missing(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["missing"]:
-        reasons: dict[str, list[str]] = {}
-        for name, why in summary["missing"].items():
-            reasons.setdefault(why, []).append(name)
-        rows = _list(f"{escape(why)}: {escape(', '.join(names))}" for why, names in reasons.items())
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in summary["missing"].items():
+            by_reason.setdefault(reason, []).append(name)
+        rows = _list(
+            f"{escape(reason)}: {escape(', '.join(names))}" for reason, names in by_reason.items()
+        )
         yield (
             f'<div class="missing"><b>Runs without results: {len(summary["missing"])}.</b> '
-            "Means are over the seeds that a point has; where that is not all of them, the table "
-            f"says how many.{rows}</div>"
+            "Means are over the finished seeds of a mixture; if some are missing, the table gives "
+            f"their number.{rows}</div>"
         )
     if summary["why_no_test"]:
-        yield f'<div class="missing"><b>No test:</b> {escape(summary["why_no_test"])}.</div>'
+        yield (
+            '<div class="missing"><b>No significance tests:</b> '
+            f"{escape(summary['why_no_test'])}.</div>"
+        )
 
 
-def _in_short(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
-    tests = {(one["point"], one["measure"]): one for one in summary["tests"]}
-    known = [point for point in summary["points"] if point["seeds"]]
-    for measure in without_languages(study):
-        pick = max if measure.more_is_better else min
-        best = pick(known, key=lambda point: point["measures"][measure.key]["mean"])
-        text = f"Best {measure.title}: <b>{escape(best['name'])}</b>, {_spread(best, measure.key)}"
-        test = tests.get((best["name"], measure.key))
+def _findings(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
+    tests = _tests_by_mixture(summary)
+    finished = [mixture for mixture in summary["mixtures"] if mixture["seeds"]]
+    for metric in overall_metrics(study):
+        pick = max if metric.higher_is_better else min
+        best = pick(finished, key=lambda mixture: mixture["metrics"][metric.key]["mean"])
+        text = f"Best {metric.title}: <b>{escape(best['name'])}</b>, {_spread(best, metric.key)}"
+        test = tests.get((best["name"], metric.key))
         if test:
             text += (
                 f"; {_signed(test['difference'])} against {escape(summary['against'])} "
@@ -106,53 +110,61 @@ def _in_short(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
             )
         yield text + "."
     if summary["pareto_front"]:
+        quality, bias = (
+            study.metric(key).title for key in (study.metric_set.quality, study.metric_set.bias)
+        )
         yield (
-            f"No point is better in {study.measure(study.comparison.quality).title} without more "
-            f"{study.measure(study.comparison.bias).title} than: "
+            f"Pareto front of {quality} (higher is better) and {bias} (lower is better): "
             f"{_listed(summary['pareto_front'])}."
         )
 
 
-def _points(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
-    tests = {(one["point"], one["measure"]): one for one in summary["tests"]}
-    measures = without_languages(study)
+def _tests_by_mixture(summary: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The tests by name of the mixture and key of the metric."""
+    return {(test["mixture"], test["metric"]): test for test in summary["tests"]}
+
+
+def _mixtures(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
+    tests = _tests_by_mixture(summary)
+    metrics = overall_metrics(study)
     rows = []
-    for point in summary["points"]:
-        name = escape(point["name"])
-        if point["seeds"] < len(study.seeds):
-            name += f" ({point['seeds']} of {len(study.seeds)} seeds)"
-        cells = [name, " · ".join(f"{share:.2f}" for share in point["shares"].values())]
-        for measure in measures:
-            text = _spread(point, measure.key) if point["seeds"] else "-"
-            test = tests.get((point["name"], measure.key))
-            if test and test["p_holm"] < SURE:
-                better = (test["difference"] > 0) == measure.more_is_better
-                kind, sign = ("better", "▲") if better else ("worse", "▼")
-                text = f'<span class="{kind}">{text} {sign}</span>'
+    for mixture in summary["mixtures"]:
+        name = escape(mixture["name"])
+        if mixture["seeds"] < len(study.seeds):
+            name += f" ({mixture['seeds']} of {len(study.seeds)} seeds)"
+        cells = [name, " · ".join(f"{share:.2f}" for share in mixture["shares"].values())]
+        for metric in metrics:
+            text = _spread(mixture, metric.key) if mixture["seeds"] else "-"
+            test = tests.get((mixture["name"], metric.key))
+            if test and test["p_holm"] < SIGNIFICANT:
+                better = (test["difference"] > 0) == metric.higher_is_better
+                style, sign = ("better", "▲") if better else ("worse", "▼")
+                text = f'<span class="{style}">{text} {sign}</span>'
             cells.append(text)
         rows.append(cells)
     kinds = " ·<br>".join(kind.replace("_", "-") for kind in study.config.sweep.kinds)
-    head = ["point", kinds]
-    head += [f"{one.title} {'↑' if one.more_is_better else '↓'}" for one in measures]
+    head = ["mixture", kinds]
+    head += [f"{metric.title} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
     yield _table(head, rows)
     text = "Mean ± half the range over seeds."
     if summary["tests"]:
         text += (
-            f" ▲ better, ▼ worse than {escape(summary['against'])}, p &lt; {SURE} after Holm's "
-            "correction; without a sign the difference may be chance."
+            f" ▲ significantly better, ▼ significantly worse than {escape(summary['against'])} "
+            f"(p &lt; {SIGNIFICANT} after Holm's correction); without a mark the difference is not "
+            "significant."
         )
     yield f'<p class="small">{text}</p>'
 
 
 def _surfaces(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
-    fitted = {key: one for key, one in summary["surfaces"].items() if one}
+    fitted = {key: surface for key, surface in summary["surfaces"].items() if surface}
     if not fitted:
         yield (
-            "<p>No surface: six points that determine one, and a run more than its six terms, are "
-            "needed.</p>"
+            "<p>No fitted surface: that takes six mixtures which determine the six terms, and at "
+            "least seven finished runs.</p>"
         )
         return
-    titles = {one.key: one.title for one in study.measures}
+    titles = {metric.key: metric.title for metric in study.metrics}
     letters = ", ".join(
         f"{letter} = {kind.replace('_', '-')}"
         for letter, kind in zip("abc", study.config.sweep.kinds)
@@ -162,131 +174,135 @@ def _surfaces(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
             titles[key],
             *(
                 f"{short(value)} ±{short(error, value)}"
-                for value, error in zip(one["coefficients"], one["standard_errors"])
+                for value, error in zip(surface["coefficients"], surface["standard_errors"])
             ),
-            short(one["deviation"]),
-            f"{one['explained']:.3f}",
-            _p(one["p_lack_of_fit"]),
+            short(surface["residual_std"]),
+            f"{surface['r_squared']:.3f}",
+            _p(surface["p_lack_of_fit"]),
         ]
-        for key, one in fitted.items()
+        for key, surface in fitted.items()
     ]
-    head = ["surface", *surface.TERMS, "deviation", "R²", "p of lack of fit"]
+    head = ["metric", *response_surface.TERMS, "residual SD", "R²", "p of lack of fit"]
     yield "<details open><summary>Fitted surfaces</summary>" + _table(head, rows)
     yield (
-        f'<p class="small">Scheffé quadratics, {letters}; coefficients ± standard errors, for '
-        "rank distance those of its logarithm. Where p of the lack of fit is small (&lt; .05), the "
-        "points bend in ways that the surface does not follow: trust the dots, and its intervals "
-        "less.</p></details>"
+        f'<p class="small">Scheffé quadratics, {letters}; coefficients ± standard errors, those of '
+        "rank distance for its logarithm. A small p of lack of fit (&lt; .05) means that the "
+        "surface does not follow the dots: trust the dots more than the surface and its intervals."
+        "</p></details>"
     )
 
 
 def _trade_off(
-    study: Study, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
+    study: Study, summary: Mapping[str, Any], plots: Mapping[str, bytes]
 ) -> Iterator[str]:
     trade = summary["trade_off"]
     if not trade:
         return
-    yield "<h2>Quality against bias</h2>"
-    yield _pictures(pictures, ["pareto"], "one")
+    yield "<h2>Quality against language bias</h2>"
+    yield _images(plots, ["pareto"], "narrow")
     best = trade["best"]
     if not best:
         return
     shares = ", ".join(
-        f"{kind.replace('_', '-')} {share:.2f} (as good: {low:.2f} to {high:.2f})"
+        f"{kind.replace('_', '-')} {share:.2f} (not significantly worse: {low:.2f} to {high:.2f})"
         for (kind, share), (low, high) in zip(best["shares"].items(), best["as_good"].values())
     )
-    lines = [
-        f"Predicted best shares at quality weight {trade['quality_weight']:g}: <b>{shares}</b>.",
-        f"Score there {_interval(best['score'])}; over uniform shares "
-        f"{_interval(best['score_over_uniform'])}.",
-        "Expected there: "
-        + ", ".join(
-            f"{study.measure(key).title} {_interval(best[key])}"
-            for key in (study.comparison.quality, study.comparison.bias)
-        )
-        + ".",
-    ]
-    yield _list(lines)
+    expected = ", ".join(
+        f"{study.metric(key).title} {_interval(best[key])}"
+        for key in (study.metric_set.quality, study.metric_set.bias)
+    )
+    yield _list(
+        [
+            f"Predicted best shares at quality weight {trade['quality_weight']:g}: "
+            f"<b>{shares}</b>.",
+            f"Expected score {_interval(best['score'])}; above uniform shares by "
+            f"{_interval(best['score_over_uniform'])}.",
+            f"Expected metrics: {expected}.",
+        ]
+    )
     yield (
-        '<p class="small">The score is weight × quality + (1 − weight) × freedom from bias, each '
-        "from 0, the worst mean of a point, to 1, the best. Intervals are 95 %, pointwise, and do "
-        "not count that the best was chosen. Hatched on the map of the score: shares that are not "
-        "surely worse than the best.</p>"
+        '<p class="small">The score is weight × quality + (1 − weight) × low bias, each scaled '
+        "from 0, the worst mean of a mixture, to 1, the best. Intervals are 95%, pointwise, and "
+        "ignore that the best shares were selected. The score's map hatches the mixtures that are "
+        "not significantly worse than the best.</p>"
     )
 
 
 def _languages(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
-    for title in dict.fromkeys(one.title for one in study.measures if one.language):
-        measures = [one for one in study.measures if one.language and one.title == title]
+    for title in dict.fromkeys(metric.title for metric in study.metrics if metric.language):
+        metrics = [m for m in study.metrics if m.language and m.title == title]
         rows = [
-            [escape(point["name"])]
-            + [short(point["measures"][one.key]["mean"]) for one in measures]
-            for point in summary["points"]
-            if point["seeds"]
+            [escape(mixture["name"])]
+            + [short(mixture["metrics"][metric.key]["mean"]) for metric in metrics]
+            for mixture in summary["mixtures"]
+            if mixture["seeds"]
         ]
-        yield f"<details><summary>{title} by language</summary>"
-        yield _table(["point", *(escape(one.language) for one in measures)], rows) + "</details>"
+        head = ["mixture", *(escape(metric.language) for metric in metrics)]
+        yield f"<details><summary>{title} by language</summary>{_table(head, rows)}</details>"
 
 
 def _tests(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
     if not summary["tests"]:
         return
-    titles = {one.key: one.label for one in study.measures}
+    labels = {metric.key: metric.label for metric in study.metrics}
     rows = [
         [
-            escape(one["point"]),
-            escape(titles[one["measure"]]),
-            _signed(one["difference"]),
-            *(_p(one[name]) for name in ("p_questions", "p_seeds", "p", "p_holm")),
-            str(one["seeds"]),
+            escape(test["mixture"]),
+            escape(labels[test["metric"]]),
+            _signed(test["difference"]),
+            *(_p(test[name]) for name in ("p_questions", "p_seeds", "p", "p_holm")),
+            str(test["seeds"]),
         ]
-        for one in summary["tests"]
+        for test in summary["tests"]
     ]
-    head = ["point", "measure", "difference", "p questions", "p seeds", "p both", "p Holm", "seeds"]
-    yield f"<h2>Tests against {escape(summary['against'])}</h2>"
-    yield f"<details><summary>All {len(rows)} comparisons</summary>{_table(head, rows)}</details>"
+    p_values = ("p over questions", "p over seeds", "p over both", "p after Holm")
+    head = ["mixture", "metric", "difference", *p_values, "seeds"]
+    yield f"<h2>Significance tests against {escape(summary['against'])}</h2>"
+    yield f"<details><summary>All {len(rows)} tests</summary>{_table(head, rows)}</details>"
 
 
 def _methods() -> Iterator[str]:
-    yield "<h2>What was computed</h2>"
-    for module in (differences, surface, tradeoff):
-        yield f"<details><pre>{escape(str(module.__doc__).strip())}</pre>"
-        yield f"<summary>{escape(str(module.__doc__).splitlines()[0])}</summary></details>"
+    yield "<h2>Methods</h2>"
+    for module in (significance_tests, response_surface, tradeoff):
+        text = str(module.__doc__).strip()
+        yield f"<details><summary>{escape(text.splitlines()[0])}</summary>"
+        yield f"<pre>{escape(text)}</pre></details>"
 
 
-def _redo(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
+def _reproduction(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
+    """The commands, versions, config and data with which the sweep was made."""
     first = next(iter(study.results.values()))
-    seconds = [one["seconds"] for one in study.results.values()]
+    seconds = [results["seconds"] for results in study.results.values()]
     made = summary["made_with"]
     packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-    yield "<h2>To do it again</h2>"
+    yield "<h2>Reproduction</h2>"
     yield f"<pre>{escape(first['command'])}\npython -m jaxir.sweep report WORKDIR</pre>"
     yield (
         f"<p>jaxir {escape(made['jaxir'])}, Python {escape(made['python'])}, {escape(packages)}; "
         f"{len(made['devices'])} × {escape(made['devices'][0])}. The {len(seconds)} finished runs "
-        f"trained for {sum(seconds) / 60:,.0f} minutes in all.</p>"
+        f"trained for {sum(seconds) / 60:,.0f} minutes in total.</p>"
     )
-    if study.config.model.trained_tokenizer_size:
+    if summary["config"]["model"]["trained_tokenizer_size"]:
         yield (
-            "<p>The runs share a tokenizer of their own, WORKDIR/tokenizer. Training one again "
-            "gives slightly other pieces: for equal figures, start from a copy of it.</p>"
+            "<p>The runs share a tokenizer that the sweep trained, WORKDIR/tokenizer. Training it "
+            "again gives slightly different pieces: for equal values, start from a copy of it.</p>"
         )
     for name, value in (
-        ("The config", summary["config"]),
-        ("The data", summary["data"]),
-        ("Batches that each run has used, by kind", summary["used"]),
+        ("Config", summary["config"]),
+        ("Data", summary["data"]),
+        ("Number of batches of each run, by kind", summary["batches_by_kind"]),
     ):
-        text = escape(json.dumps(plain(value), indent=1, ensure_ascii=False))
+        text = escape(json.dumps(json_value(value), indent=1, ensure_ascii=False))
         yield f"<details><summary>{name}</summary><pre>{text}</pre></details>"
 
 
-def _pictures(pictures: Mapping[str, bytes], names: Iterable[str], kind: str = "maps") -> str:
+def _images(plots: Mapping[str, bytes], names: Iterable[str], layout: str = "maps") -> str:
     images = "".join(
         f'<img alt="{escape(name)}" src="data:image/png;base64,'
-        f'{base64.b64encode(pictures[name]).decode()}">'
+        f'{base64.b64encode(plots[name]).decode()}">'
         for name in names
     )
-    return f'<div class="{kind}">{images}</div>'
+    return f'<div class="{layout}">{images}</div>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -303,10 +319,13 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(escape(name.replace("_", "-")) for name in names)
 
 
-def _spread(point: Mapping[str, Any], key: str) -> str:
-    one = point["measures"][key]
-    spread = f" ±{short((one['high'] - one['low']) / 2, one['mean'])}" if point["seeds"] > 1 else ""
-    return short(one["mean"]) + spread
+def _spread(mixture: Mapping[str, Any], key: str) -> str:
+    """Format the mean over seeds, with half the range if there are several."""
+    values = mixture["metrics"][key]
+    mean = short(values["mean"])
+    if mixture["seeds"] < 2:
+        return mean
+    return f"{mean} ±{short((values['max'] - values['min']) / 2, values['mean'])}"
 
 
 def _signed(value: float) -> str:

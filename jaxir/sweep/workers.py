@@ -1,9 +1,9 @@
-"""A sweep: the runs of one config, done by as many workers as are started on its workdir.
+"""Sweep workers: any number of processes train the runs of one sweep together.
 
-Each run is an ordinary training run in a folder of its own. A worker takes the next one that nobody
-has claimed; one that was killed leaves its claim behind, which expires, and whoever takes the run
-then goes on from its last checkpoint. A run has ended when its results are there, or the reason why
-it failed; neither is run again.
+Each run is an ordinary training run in its own folder. A worker takes the next run that no other
+worker has claimed. The claim of a killed worker expires; the worker that takes the run then resumes
+from its last checkpoint. A run has ended once its folder holds the results, or the reason why it
+failed, and is then not repeated.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jaxir.runtime.claims import Claims
 from jaxir.runtime.files import write_json
 from jaxir.runtime.mesh import make_mesh
 from jaxir.runtime.processes import StoppedError, agree, is_first
-from jaxir.sweep.points import Run, config_of, runs
+from jaxir.sweep.mixtures import Run, config_of, runs
 from jaxir.training.overview import print_overview
 from jaxir.training.run import train_and_evaluate
 from jaxir.training.task import Compiled, Inputs, Task, set_up
@@ -34,27 +34,28 @@ from jaxir.training.workdir import RESULTS_FILE, claim
 logger = logging.getLogger(__name__)
 
 FAILED_FILE, CLAIMS = "failed.json", "claims"
-SUMMARY = "results"  # the claim of who writes it
-# Seconds after which a worker of another host counts as dead. One that was only cut off would make
-# the same results once more, so there is no hurry.
+SUMMARY = "results"  # name of the claim to write the results of the sweep
+# Seconds after which a worker on another host counts as dead. Too short a time would make two
+# workers train the same run if one was only disconnected; too long a time only delays a run.
 EXPIRES = 300.0
-POLL = 2.0  # seconds between looks at what other workers are doing
+POLL = 2.0  # seconds between looks at the other workers' claims and results
 UNFINISHED = "not finished"
-WAIT, DONE = -1, -2  # no run is to be had now; no more are
+WAIT, DONE = -1, -2  # in place of an index: other workers have all that are left; none is left
 
 
 def sweep(config: RunConfig, task: Task, workdir: epath.Path, retry_failed: bool = False) -> None:
-    """Do what is left of a sweep, together with the workers that are at it already; show all of it.
+    """Train the remaining runs of a sweep, together with other workers, then print all results.
 
     Args:
-        config: with points.
+        config: with mixtures in `config.sweep`.
         task: of the config.
         workdir: of the whole sweep.
-        retry_failed: runs that failed before are tried once more.
+        retry_failed: also repeat runs that failed before.
 
     Raises:
-        UserError: the config does not fit the data or the devices, or the workdir is another's.
-        RunError: some runs failed; they are named, and the others are done.
+        UserError: the config does not fit the data or the devices, or the workdir belongs to
+            another run.
+        RunError: some runs failed; the message names them. All others have finished.
     """
     mesh = make_mesh(config)  # a batch that does not fit the devices fails before any reading
     wanted = runs(config)
@@ -68,43 +69,43 @@ def sweep(config: RunConfig, task: Task, workdir: epath.Path, retry_failed: bool
             with still_at("reading data and weights"):
                 inputs = task.read_inputs(config, workdir)
             _check_kinds(config, inputs)
-            _Worker(config, task, inputs, mesh, workdir).work(board, wanted)
+            Worker(config, task, inputs, mesh, workdir).work(board, wanted)
         finished, missing = read_ended(workdir, wanted)
         if is_first():
-            while not claims.take(SUMMARY):  # workers that end together write one after the other
+            while not claims.take(SUMMARY):  # workers that finish together write in turn
                 time.sleep(POLL)
             _show(workdir, task.columns, wanted, finished, missing)
-    if missing:  # in every process, so that none takes another for dead
-        named = "; ".join(f"{name} {why}" for name, why in list(missing.items())[:3])
+    if missing:  # raised in every process, else the others would take this one for dead
+        named = "; ".join(f"{name} {reason}" for name, reason in list(missing.items())[:3])
         raise RunError(
             f"{len(missing)} of {len(wanted)} runs have no results ({named}"
-            f"{'; ...' if len(missing) > 3 else ''}); the others are done, and python -m "
-            "jaxir.sweep with --retry_failed tries these again"
+            f"{'; ...' if len(missing) > 3 else ''}); the others have finished; the same command "
+            "with --retry_failed repeats these"
         )
 
 
 class Board:
-    """Which runs of a sweep have not ended, as this worker knows."""
+    """The runs of a sweep that have not ended, as far as this worker knows."""
 
     def __init__(self, workdir: epath.Path, wanted: tuple[Run, ...], claims: Claims):
         self.workdir, self.claims = workdir, claims
         self._open = dict(enumerate(wanted))
 
     def left(self) -> int:
-        """How many there are."""
-        self._open = {number: run for number, run in self._open.items() if not self._ended(run)}
+        """Number of runs that have not ended."""
+        self._open = {index: run for index, run in self._open.items() if not self._ended(run)}
         return len(self._open)
 
     def take(self) -> int:
-        """Number of a run that is ours from now on; WAIT where others have all that are left."""
-        for number, run in list(self._open.items()):
+        """Claim a run and return its index; WAIT if other workers have all that are left."""
+        for index, run in list(self._open.items()):
             if not self._ended(run):
                 if not self.claims.take(run.name):
                     continue
-                if not self._ended(run):  # by a worker that let go of it just now
-                    return number
+                if not self._ended(run):  # its last worker may have finished it before our claim
+                    return index
                 self.claims.release(run.name)
-            del self._open[number]
+            del self._open[index]
         return WAIT if self._open else DONE
 
     def _ended(self, run: Run) -> bool:
@@ -113,11 +114,12 @@ class Board:
 
 
 def _check_kinds(config: RunConfig, inputs: Inputs) -> None:
-    """Raise a `UserError` where the data has no row for a kind that some point needs."""
-    tried = [run.point for run in runs(config)]
-    for place, kind in enumerate(config.sweep.kinds):
-        if not any(point.shares[place] for point in tried):
+    """Raise a `UserError` if the data has no row for a kind that some mixture needs."""
+    tried = [run.mixture for run in runs(config)]
+    for i, kind in enumerate(config.sweep.kinds):
+        if not any(mixture.shares[i] for mixture in tried):
             continue
+        # a schedule of this kind alone fails exactly if no row of the data suits it
         shares = Shares(**{field.name: 0.0 for field in dataclasses.fields(Shares)} | {kind: 1.0})
         alone = dataclasses.replace(config.hybrid, shares=shares)
         try:
@@ -125,13 +127,21 @@ def _check_kinds(config: RunConfig, inputs: Inputs) -> None:
         except UserError as error:
             raise UserError(
                 f"config.sweep: the data has no row for {kind} batches (languages: "
-                f"{', '.join(inputs.training.languages)}); add such data, or put another kind into "
+                f"{', '.join(inputs.training.languages)}); add such data, or replace this kind in "
                 "config.sweep.kinds"
             ) from error
 
 
-class _Worker:
-    """The runs that this worker does; they share mesh, inputs and compiled functions."""
+class Worker:
+    """The training of this worker's runs, which share mesh, inputs and compiled functions.
+
+    Args:
+        config: of the sweep.
+        task: of the config.
+        inputs: data and initial weights of all runs.
+        mesh: of all runs.
+        workdir: of the sweep.
+    """
 
     def __init__(
         self, config: RunConfig, task: Task, inputs: Inputs, mesh: Mesh, workdir: epath.Path
@@ -141,20 +151,20 @@ class _Worker:
         self.compiled: Compiled | None = None
 
     def work(self, board: Board, wanted: tuple[Run, ...]) -> None:
-        """Take runs until none is left; of several processes the first one does the taking."""
+        """Claim and train runs until none is left; the first process claims for all processes."""
         waiting = False
         while True:
-            number = agree(board.take() if is_first() else 0)
-            if number == DONE:
+            index = agree(board.take() if is_first() else 0)
+            if index == DONE:
                 return
-            if number == WAIT:
+            if index == WAIT:
                 if not waiting:
-                    logger.info("other workers are at every run that is left; waiting for them")
+                    logger.info("other workers have claimed all remaining runs; waiting for them")
                 waiting = True
                 time.sleep(POLL)
                 continue
             waiting = False
-            run = wanted[number]
+            run = wanted[index]
             try:
                 self._train(run)
             finally:
@@ -162,7 +172,7 @@ class _Worker:
                     board.claims.release(run.name)
 
     def _train(self, run: Run) -> None:
-        """Train and evaluate a run; the reason why it failed is written to its folder."""
+        """Train and evaluate a run; if it fails, record the reason in its folder."""
         config, folder = config_of(self.config, run), self.workdir / run.name
         claim(folder, config)
         try:
@@ -182,7 +192,7 @@ class _Worker:
 def read_ended(
     workdir: epath.Path, wanted: tuple[Run, ...]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Results of the finished runs, and why the others have none, by name.
+    """Results of the finished runs, and the reasons why the others have none, by name of the run.
 
     Raises:
         UserError: a file is damaged.
@@ -194,8 +204,8 @@ def read_ended(
             if results.exists():
                 finished[run.name] = json.loads(results.read_text())
             else:
-                said = json.loads(failed.read_text())["error"] if failed.exists() else ""
-                missing[run.name] = f"failed: {said}" if said else UNFINISHED
+                reason = json.loads(failed.read_text())["error"] if failed.exists() else ""
+                missing[run.name] = f"failed: {reason}" if reason else UNFINISHED
         except (ValueError, KeyError) as error:
             raise UserError(f"{workdir / run.name}: damaged ({error}); delete it") from error
     return finished, missing
@@ -208,22 +218,23 @@ def _show(
     finished: dict[str, dict[str, Any]],
     missing: dict[str, str],
 ) -> None:
-    """One table a task, of all workers' runs."""
-    every: dict[str, list[dict[str, Any]]] = {}
+    """Print a table for each dataset, over the runs of all workers, and write results.json."""
+    by_mixture: dict[str, list[dict[str, Any]]] = {}
     for run in wanted:
         if run.name in finished:
-            every.setdefault(run.point.name, []).append(finished[run.name]["datasets"])
+            by_mixture.setdefault(run.mixture.name, []).append(finished[run.name]["datasets"])
     seeds = len({run.seed for run in wanted})
     summary: dict[str, Any] = {"datasets": {}, "ties": {}, "missing": missing}
-    for task, systems in (next(iter(finished.values()))["datasets"] if finished else {}).items():
+    first = next(iter(finished.values()))["datasets"] if finished else {}
+    for dataset, systems in first.items():
         reports = {
-            name if len(some) == seeds else f"{name} ({len(some)} of {seeds} seeds)": [
-                tasks[task]["trained"] for tasks in some
+            name if len(of_seeds) == seeds else f"{name} ({len(of_seeds)} of {seeds} seeds)": [
+                datasets[dataset]["trained"] for datasets in of_seeds
             ]
-            for name, some in every.items()
+            for name, of_seeds in by_mixture.items()
         }
-        ties = print_comparison(f"{task}, {describe_size(systems)}", reports, columns)
-        summary["datasets"][task], summary["ties"][task] = reports, ties
+        ties = print_comparison(f"{dataset}, {describe_size(systems)}", reports, columns)
+        summary["datasets"][dataset], summary["ties"][dataset] = reports, ties
     write_json(workdir / RESULTS_FILE, summary)
-    print(f"{workdir / RESULTS_FILE}, the runs in folders beside it")
+    print(f"{workdir / RESULTS_FILE}; the runs are in folders beside it")
     print(f"python -m jaxir.sweep report {workdir} compares them")

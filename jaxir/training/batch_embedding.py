@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxir.config import Config
 from jaxir.data.batch import PACKED_FIELDS, is_packed
 from jaxir.models import dual_encoder
-from jaxir.models.dropout import fold
+from jaxir.models.dropout import fold_in
 from jaxir.runtime.mesh import in_chunks, on_each_device, split
 
 
@@ -38,7 +38,7 @@ def _embed_padded(
             def on_chunk(chunk: tuple[Array, ...]) -> Array:
                 ids, lengths, indices = chunk
                 mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-                seeds = None if seed is None else fold(fold(seed, number), indices)
+                seeds = None if seed is None else fold_in(fold_in(seed, number), indices)
                 return dual_encoder.embed(config.model, params, ids, mask, dropout_seeds=seeds)
 
             return in_chunks(on_chunk, rows, _chunks(config, rows))
@@ -68,7 +68,7 @@ def _embed_packed(
                 # `texts` numbers all queries, then all passages: take the side and the index of
                 # a text apart, so that its seed is that of the padded batch
                 side = (texts >= pairs).astype(jnp.uint32)
-                seeds = fold(fold(seed, side), jnp.where(texts < pairs, texts, texts - pairs))
+                seeds = fold_in(fold_in(seed, side), jnp.where(texts < pairs, texts, texts - pairs))
             return dual_encoder.embed_packed(
                 config.model, params, ids, segments, max_texts, dropout_seeds=seeds
             )

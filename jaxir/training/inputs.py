@@ -11,10 +11,11 @@ import jax
 from etils import epath
 
 from jaxir.benchmarks.held_out import held_out_dataset
-from jaxir.benchmarks.run import Benchmark, read_benchmark
+from jaxir.benchmarks.registry import Benchmark, read_benchmark
 from jaxir.config import Config, ModelConfig, RetrievalEvaluationConfig, validate_shape
-from jaxir.data.collection import Collection, read_collection, split_held_out
+from jaxir.data.collection import Collection, read_collection
 from jaxir.data.contamination import drop_overlap
+from jaxir.data.held_out import split_held_out
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import Loader, tokenize
 from jaxir.data.tokens import Tokens, read_tokens

@@ -13,16 +13,16 @@ from jaxtyping import Array
 from jaxir.benchmarks.bm25 import bm25
 from jaxir.config import Config
 from jaxir.data.tokens import Tokens
-from jaxir.evaluation.comparison import RETRIEVERS
+from jaxir.evaluation.comparison import RETRIEVAL_METRICS
 from jaxir.evaluation.dataset import SETTINGS, select_queries
-from jaxir.evaluation.measuring import first_places_alike
+from jaxir.evaluation.measuring import search_top_k_metrics
 from jaxir.evaluation.per_query import write_values
 from jaxir.evaluation.ranks import count_ranked_above
 from jaxir.evaluation.settings import SettingsReport, evaluate_settings
 from jaxir.evaluation.tables import COLUMNS
 from jaxir.models import dual_encoder
 from jaxir.models.trained import TrainedModel
-from jaxir.retrieval.encoding import Embed, encode, make_embed, tokens_at_once
+from jaxir.retrieval.encoding import Embed, encode, make_embed, resolve_batch_tokens
 from jaxir.runtime.files import is_remote, publish
 from jaxir.runtime.processes import is_first
 from jaxir.training.batch_embedding import embed_batch
@@ -56,7 +56,7 @@ class RetrievalTask:
     """Training and evaluation of a dual encoder on queries and passages; see `Task`."""
 
     columns = COLUMNS
-    comparison = RETRIEVERS
+    comparison = RETRIEVAL_METRICS
 
     def read_inputs(self, config: Config, workdir: epath.Path) -> RetrievalInputs:
         """Read and tokenize everything that the runs of a config need."""
@@ -169,7 +169,7 @@ def evaluate_dataset(
     config, dataset = setup.config, tokenized.dataset
 
     def embeddings(side: str, tokens: Tokens, texts: np.ndarray, limit: int) -> np.ndarray:
-        batch_tokens = tokens_at_once(config.evaluation.batch_tokens)
+        batch_tokens = resolve_batch_tokens(config.evaluation.batch_tokens)
         name = f"{tokenized.dataset.name}: {side}" if is_first() else None
         return encode(setup.compiled.encoders, params, tokens, texts, limit, batch_tokens, name)
 
@@ -182,7 +182,7 @@ def evaluate_dataset(
     queries = embeddings("queries", tokenized.query_tokens, queried, model.max_query_tokens)
     passages = embeddings("passages", tokenized.passage_tokens, pool, model.max_passage_tokens)
     above = count_ranked_above(queries, passages, dataset)
-    top_k = first_places_alike(queries, passages, dataset) if with_top_k else None
+    top_k = search_top_k_metrics(queries, passages, dataset) if with_top_k else None
     return evaluate_settings(above, dataset, top_k)
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from jaxir.config import RunConfig
 from jaxir.data.batch import token_shapes
-from jaxir.models.dropout import fold, mix
+from jaxir.models.dropout import fold_in, hash_bits
 from jaxir.runtime.mesh import state_shardings
 from jaxir.training.optimizer import learning_rate, make_optimizer
 
@@ -71,7 +71,7 @@ def train_step(
     state: State, batch: dict[str, Array], config: RunConfig, task: "Task"
 ) -> tuple[State, "Metrics"]:
     """Update the state by AdamW on the gradient of the task's loss."""
-    seed = fold(mix(state["seed"].astype(jnp.uint32)), state["step"])
+    seed = fold_in(hash_bits(state["seed"].astype(jnp.uint32)), state["step"])
     params = state["params"]
     dtype = jnp.dtype(config.scale.gradient_dtype)
     # A gradient has the dtype of the parameters it is taken of, also where devices sum it: rounding

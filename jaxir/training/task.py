@@ -18,7 +18,7 @@ from jaxir.config import RunConfig
 from jaxir.data.collection import Collection
 from jaxir.data.hybrid import Hybrid
 from jaxir.data.pipeline import BatchLoader
-from jaxir.evaluation.comparison import Comparison
+from jaxir.evaluation.comparison import MetricSet
 from jaxir.evaluation.tables import Column
 from jaxir.runtime.mesh import process_rows
 from jaxir.training.step import TrainStep
@@ -66,7 +66,7 @@ class Task(Protocol):
     """
 
     columns: tuple[Column, ...]  # of the tables of results
-    comparison: Comparison  # metrics that the runs of a sweep are compared by
+    comparison: MetricSet  # metrics that the runs of a sweep are compared by
 
     def read_inputs(self, config: Any, workdir: epath.Path) -> Inputs:
         """Read data, initial weights and tokenizer.

@@ -14,7 +14,7 @@ from jaxir.data.collection import Collection
 from jaxir.data.tokenizer import train_tokenizer
 from jaxir.errors import UserError
 from jaxir.models.hf import read_tokenizer
-from jaxir.models.trained import fitted
+from jaxir.models.trained import match_tokenizer
 from jaxir.runtime.claims import Claims, make_together
 from jaxir.runtime.files import as_local, is_remote, publish
 
@@ -80,7 +80,7 @@ def fit_to_tokenizer(
         shape = {"vocab_size": len(tokenizer), "pad_id": tokenizer.pad_token_id}
         return dataclasses.replace(encoder, **shape)
     other = f" with config.model.tokenizer = {model.tokenizer!r}" if model.tokenizer else ""
-    return fitted(encoder, tokenizer, f"{init}{other}")
+    return match_tokenizer(encoder, tokenizer, f"{init}{other}")
 
 
 def _trained_tokenizer(

@@ -1,13 +1,13 @@
-"""Captions to be scored, their references, and where their images lie.
+"""Candidate captions to be scored, their references, and the folder of their images.
 
-Three kinds of file, told by how the name ends:
+Three kinds of file, told apart by the end of the name:
 
 * `.jsonl`: rows `{"image": NAME, "caption": TEXT, "language": CODE, "id": ID}`, the last two
   optional (English; the row's number); references have `"references": [TEXT, ...]` or `"caption"`.
 * `.json`: one object, `{NAME: TEXT}` or `{NAME: [TEXT, ...]}`, as CLIPScore's own code has it.
 * `.txt`: `NAME#NUMBER`, a tab, and the text, as Flickr8k.token.txt has it.
 
-A NAME is a path below the folder of images, with its suffix or without.
+A NAME is a path below the folder of images, with or without its suffix.
 """
 
 import os
@@ -16,68 +16,72 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxir.data.files import json_records, lines_of, read_json
-from jaxir.data.rows import known_language
-from jaxir.data.unicode import check_unicode
+from jaxir.data.checks import check_unicode, known_language
+from jaxir.data.files import json_records, read_json, read_lines
 from jaxir.errors import UserError
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_MOST = 10_000  # characters of a caption
+_MAX_CHARACTERS = 10_000  # of a caption
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """What a row says of an image."""
+class CandidateCaption:
+    """A caption to be scored against an image, with references and human ratings if given."""
 
-    image: str
+    image: str  # its name in a file; once resolved, its path below the folder of images
     text: str
     language: str
     id: str
     where: str  # file and row, for messages
+    references: tuple[str, ...] = ()
+    ratings: tuple[float, ...] = ()
 
 
 @dataclass
-class Mistakes:
-    """Rows and images that cannot be used: all are counted before the first is complained of."""
+class InputErrors:
+    """Errors in rows and images, collected so that all are counted before the first is raised."""
 
-    skip: bool  # leave them out
-    found: list[str] = field(default_factory=list)
-    images: set[str] = field(default_factory=set)  # that such rows name
+    skip: bool  # leave the rows and images out instead
+    messages: list[str] = field(default_factory=list)
+    images: set[str] = field(default_factory=set)  # names in rows with an error
 
     def check(self) -> None:
-        """Raise a `UserError` that names the first, unless they are to be left out."""
-        if self.found and not self.skip:
-            count = len(self.found)
-            which = "the only mistake" if count == 1 else f"the first of {count:,} mistakes"
-            raise UserError(f"{self.found[0]} ({which}; mend, or --skip_bad leaves out)")
+        """Raise a `UserError` with the first message, unless errors are to be skipped."""
+        if self.messages and not self.skip:
+            count = len(self.messages)
+            which = "the only error" if count == 1 else f"the first of {count:,} errors"
+            raise UserError(
+                f"{self.messages[0]} ({which}; correct the input, or pass --skip_bad to leave out "
+                "what cannot be used)"
+            )
 
 
-def read_captions(file: Path, mistakes: Mistakes) -> list[Caption]:
-    """The captions of a file; rows that cannot be used become mistakes.
+def read_captions(file: Path, errors: InputErrors) -> list[CandidateCaption]:
+    """Read the captions of a file; rows that cannot be used are added to `errors`.
 
     Raises:
         UserError: there is no such file, or it is of another kind.
     """
     captions, seen = [], set()
-    for where, image, texts, language, name in _rows(file, ("caption",)):
+    for where, image, texts, language, row_id in _rows(file, ("caption",)):
         try:
             for text in _texts(texts, "caption", where):
-                caption = Caption(
-                    image_name(image, where), text, _language(language, where), name, where
+                caption = CandidateCaption(
+                    image_name(image, where), text, _language(language, where), row_id, where
                 )
-                if name in seen:
-                    raise UserError(f"{where}: the id {name!r} stands twice")
-                seen.add(name)
+                if row_id in seen:
+                    raise UserError(f"{where}: duplicate id {row_id!r}; ids must be unique")
+                seen.add(row_id)
                 captions.append(caption)
         except UserError as error:
-            mistakes.found.append(str(error))
+            errors.messages.append(str(error))
             if isinstance(image, str):
-                mistakes.images.add(image)
+                errors.images.add(image)
     return captions
 
 
-def read_references(file: Path, mistakes: Mistakes) -> dict[str, list[tuple[str, str]]]:
-    """(Language, text) of the references of each image; rows of one image add up.
+def read_references(file: Path, errors: InputErrors) -> dict[str, list[tuple[str, str]]]:
+    """Read (language, text) of the references of each image; rows of one image add up.
 
     Raises:
         UserError: there is no such file, or it is of another kind.
@@ -85,15 +89,16 @@ def read_references(file: Path, mistakes: Mistakes) -> dict[str, list[tuple[str,
     references: dict[str, list[tuple[str, str]]] = {}
     for where, image, texts, language, _ in _rows(file, ("references", "caption")):
         try:
-            code, found = _language(language, where), _texts(texts, "reference", where)
-            references.setdefault(image_name(image, where), []).extend((code, x) for x in found)
+            code, row_texts = _language(language, where), _texts(texts, "reference", where)
+            name = image_name(image, where)
+            references.setdefault(name, []).extend((code, text) for text in row_texts)
         except UserError as error:
-            mistakes.found.append(str(error))
+            errors.messages.append(str(error))
     return references
 
 
 def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, Any, Any, Any, str]]:
-    """Place, image, texts, language and id of each row."""
+    """Rows of a file as (place, image, texts, language, id), unchecked."""
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     name = file.name.removesuffix(".gz")
@@ -114,7 +119,7 @@ def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, Any, Any, 
         for image, texts in values.items():
             yield f"{file}: {image!r}", image, texts, "en", image
     elif name.endswith(".txt"):
-        for where, line in lines_of(file):
+        for where, line in read_lines(file):
             if line.strip():
                 identity, _, text = line.strip().partition("\t")
                 image = identity.partition("#")[0] if "#" in identity else None
@@ -124,15 +129,17 @@ def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, Any, Any, 
 
 
 def _texts(value: Any, name: str, where: str) -> list[str]:
-    """One text or several, with single spaces."""
+    """Checked texts of a row, with single spaces; only references may be several."""
     values = value if isinstance(value, list) and name == "reference" else [value]
     texts = []
-    for one in values:
-        if not isinstance(one, str) or not one.strip():
+    for text in values:
+        if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}: an image without {name}")
-        if len(one) > _MOST:
-            raise UserError(f"{where}: {name} of {len(one):,} characters; at most {_MOST:,}")
-        texts.append(check_unicode(" ".join(one.split()), f"{where}: {name}"))
+        if len(text) > _MAX_CHARACTERS:
+            raise UserError(
+                f"{where}: {name} of {len(text):,} characters; at most {_MAX_CHARACTERS:,}"
+            )
+        texts.append(check_unicode(" ".join(text.split()), f"{where}: {name}"))
     if not texts:
         raise UserError(f"{where}: an image without {name}")
     return texts
@@ -145,10 +152,10 @@ def _language(code: Any, where: str) -> str:
 
 
 def image_name(value: Any, where: str) -> str:
-    """The name of an image, if it can be one that lies in a folder.
+    """Check that a value can be the name of an image below a folder.
 
     Raises:
-        UserError: it is no text, or leads out of the folder.
+        UserError: it is not a string, or leads out of the folder.
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise UserError(f"{where}: a caption without image")
@@ -159,7 +166,7 @@ def image_name(value: Any, where: str) -> str:
 
 
 class ImageFolder:
-    """The images of a folder and the folders in it, by name with or without suffix.
+    """Images of a folder and its subfolders, by name with or without suffix.
 
     Raises:
         UserError: there is no such folder, or it holds no image.
@@ -172,9 +179,9 @@ class ImageFolder:
         self.names: list[str] = []
         for base, folders, files in os.walk(folder):
             folders.sort()
-            inner = Path(base).relative_to(folder)
+            subfolder = Path(base).relative_to(folder)
             names = (name for name in sorted(files) if name.lower().endswith(_SUFFIXES))
-            self.names += [(inner / name).as_posix() for name in names]
+            self.names += [(subfolder / name).as_posix() for name in names]
         if not self.names:
             raise UserError(f"{folder}: holds no image ({', '.join(_SUFFIXES)})")
         self._by_name = {name: [name] for name in self.names}
@@ -182,20 +189,22 @@ class ImageFolder:
             self._by_name.setdefault(os.path.splitext(name)[0], []).append(name)
 
     def find(self, name: str, where: str) -> str:
-        """The name with its suffix.
+        """Path of an image below the folder, with its suffix.
 
         Raises:
             UserError: there is no such image, or more than one.
         """
-        found = self._by_name.get(PurePosixPath(name).as_posix(), [])
-        if not found:
+        paths = self._by_name.get(PurePosixPath(name).as_posix(), [])
+        if not paths:
             raise UserError(f"{where}: a caption without image: {self.folder} has no {name!r}")
-        if len(found) > 1 and found[0] != name:
-            raise UserError(f"{where}: the image {name!r} may be any of {', '.join(found)}")
-        return found[0]
+        if len(paths) > 1 and paths[0] != name:
+            raise UserError(
+                f"{where}: the image {name!r} may be any of {', '.join(paths)}; add the suffix"
+            )
+        return paths[0]
 
     def without_caption(self, named: Iterable[str]) -> list[str]:
-        """A message for each image that no row names, with suffix or without."""
-        known = {found for name in named for found in self._by_name.get(name, [])}
+        """Error messages, one for each image that no row names."""
+        known = {path for name in named for path in self._by_name.get(name, [])}
         paths = (self.folder / name for name in self.names if name not in known)
         return [f"{path}: an image without caption" for path in paths]

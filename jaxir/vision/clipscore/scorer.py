@@ -1,4 +1,4 @@
-"""What gives images and texts the vectors that CLIPScore compares.
+"""Scorers: models whose image and text vectors CLIPScore compares.
 
 Dimension key: B images, T texts, E width.
 """
@@ -14,22 +14,22 @@ from PIL import Image
 
 from jaxir.errors import UserError
 from jaxir.training.trained import is_workdir
-from jaxir.vision.clipscore.albef_scorer import AlignedScorer
-from jaxir.vision.clipscore.scores import PREFIX
+from jaxir.vision.clipscore.albef_scorer import AlbefScorer
+from jaxir.vision.clipscore.clipscore import PREFIX
 from jaxir.vision.data.images import WHITE, Color, open_image
 from jaxir.vision.models.aligned_folder import is_aligned
 from jaxir.vision.models.clip_model import ClipModel, read_clip
-from jaxir.vision.models.clip_preprocessing import prepare
+from jaxir.vision.models.clip_preprocessing import preprocess
 from jaxir.vision.models.trained import read_aligned
 
 Picture = Image.Image | str | os.PathLike  # in RGB, or a file
-_PREPARED = 128  # images whose pixels are held at a time
+_IMAGE_BATCH = 128  # images whose pixels are in memory
 
 
 class Scorer(Protocol):
-    """A model with an image and a text side, whose unit vectors' products are cosines."""
+    """A dual encoder of images and texts whose unit vectors' products are cosines."""
 
-    prefix: str  # that its captions are scored with
+    prefix: str  # before every text that is scored
     background: Color  # behind transparent images
 
     def image_features(self, images: Sequence[Picture]) -> Float[np.ndarray, "B E"]:
@@ -52,14 +52,14 @@ class ClipScorer:
         """Unit vectors of images.
 
         Raises:
-            UserError: names the file that is no image.
+            UserError: names the file that is not an image.
         """
-        found = [np.empty((0, self.model.width), np.float32)]
-        for start in range(0, len(images), _PREPARED):
-            some = images[start : start + _PREPARED]
-            opened = [x if isinstance(x, Image.Image) else open_image(x) for x in some]
-            found.append(self.model.image_features(prepare(opened, self.model.preprocessing)))
-        return np.concatenate(found)
+        vectors = [np.empty((0, self.model.width), np.float32)]
+        for start in range(0, len(images), _IMAGE_BATCH):
+            batch = images[start : start + _IMAGE_BATCH]
+            opened = [x if isinstance(x, Image.Image) else open_image(x) for x in batch]
+            vectors.append(self.model.image_features(preprocess(opened, self.model.preprocessing)))
+        return np.concatenate(vectors)
 
     def text_features(self, texts: Sequence[str]) -> Float[np.ndarray, "T E"]:
         """Unit vectors of texts."""
@@ -67,11 +67,11 @@ class ClipScorer:
 
 
 def load_scorer(name: str, text_model: str = "") -> Scorer:
-    """The scorer of that name: an ALBEF run or export, a CLIP folder, or a name on the hub.
+    """Load a scorer: an ALBEF run or export, a CLIP folder, or a name on the hub.
 
     Args:
         name: of the model.
-        text_model: folder or hub name of a dual encoder that embeds the texts; "": the model does.
+        text_model: folder or hub name of a dual encoder that embeds the texts; "": the same model.
 
     Raises:
         UserError: there is no such model, or it is damaged.
@@ -79,5 +79,5 @@ def load_scorer(name: str, text_model: str = "") -> Scorer:
     if is_workdir(name) or is_aligned(Path(name)):
         if text_model:
             raise UserError(f"--text_model {text_model}: {name} embeds texts itself; leave it out")
-        return AlignedScorer(read_aligned(name))
+        return AlbefScorer(read_aligned(name))
     return ClipScorer(read_clip(name, text_model))

@@ -1,13 +1,13 @@
-"""What a JSON object says of an image's captions.
+"""Captions of an image in a JSON object.
 
-They come in one of these forms, in a JSON line (which names the image as `image`) or in the JSON
-file of a webdataset sample:
+It has one of these forms, in a JSON line (which names the image as `image`) or in the JSON file of
+a webdataset sample:
 
     {"captions": {"de": "ein Hund", "en": ["a dog", "a dog in the grass"]}}
     {"caption": "a dog", "language": "en"}       several lines of an image add up
     {"caption": ["a dog", "a small dog"]}        in the one language of the source
 
-An optional `group` says what is depicted, where other images show the same.
+An optional `group` names what is depicted, if other images depict it too.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ from jaxir.errors import UserError
 
 
 @dataclass
-class FoundCaptions:
-    """What is known of an image before it is looked at."""
+class CaptionRecord:
+    """Captions and group of an image, before the image is read."""
 
-    where: str
+    where: str  # location, for messages
     captions: dict[str, list[str]] = field(default_factory=dict)
     group: str = ""
-    whole: bool = False  # one record has all of its captions
+    complete: bool = False  # a single JSON object has all of its captions
 
     def add(self, captions: Mapping[str, list[str]]) -> None:
-        """Put captions after those that are there."""
+        """Append captions."""
         for language, texts in captions.items():
             self.captions.setdefault(language, []).extend(texts)
 
@@ -42,8 +42,8 @@ def _texts(value: object, where: str) -> list[str]:
     return texts
 
 
-def only_language(source: ImageSource, where: str) -> str:
-    """The language of captions that name none.
+def single_language(source: ImageSource, where: str) -> str:
+    """The source's language, for captions that name none.
 
     Raises:
         UserError: the source does not name exactly one.
@@ -56,25 +56,25 @@ def only_language(source: ImageSource, where: str) -> str:
     return source.languages[0]
 
 
-def read_fields(record: Mapping[str, Any], source: ImageSource, where: str) -> FoundCaptions:
-    """Captions and group of a record in one of the forms above.
+def parse_captions(json: Mapping[str, Any], source: ImageSource, where: str) -> CaptionRecord:
+    """Captions and group of a JSON object in one of the forms above.
 
     Raises:
-        UserError: it is in none of them.
+        UserError: it has none of them.
     """
-    group = record.get("group")
+    group = json.get("group")
     group = "" if group is None else group
     if isinstance(group, bool) or not isinstance(group, str | int):
         raise UserError(f"{where}: group is a {type(group).__name__}; it must be a text")
-    by_language = record.get("captions")
-    found = FoundCaptions(where, group=str(group), whole=by_language is not None)
+    by_language = json.get("captions")
+    record = CaptionRecord(where, group=str(group), complete=by_language is not None)
     if isinstance(by_language, dict):
-        found.add({language: _texts(value, where) for language, value in by_language.items()})
+        record.add({language: _texts(value, where) for language, value in by_language.items()})
     elif by_language is not None:
         raise UserError(f'{where}: `captions` must be an object, e.g. {{"en": "a dog"}}')
-    elif "caption" in record:
-        language = record.get("language") or only_language(source, where)
-        found.add({str(language): _texts(record["caption"], where)})
+    elif "caption" in json:
+        language = json.get("language") or single_language(source, where)
+        record.add({str(language): _texts(json["caption"], where)})
     else:
         raise UserError(f"{where}: neither `captions` nor `caption`; add one of them")
-    return found
+    return record

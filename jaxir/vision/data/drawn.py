@@ -1,12 +1,12 @@
 """Images drawn on the fly with captions in eight languages: the data of the image-text demo.
 
-An image shows one to three equal shapes of one colour in one place of a light grey ground. What is
-depicted, shape x colour x count x place, is a combination; each is drawn several times, with other
-sizes, angles, shades and shifts, and told alike in every language. Some combinations are held out
-of training, where each of their words occurs in others. Captions tell left from right and corners
-from the centre, so training must neither flip images nor crop much of them.
+An image shows one to three equal shapes of one colour at one position on a light grey background. A
+combination is shape x colour x count x position; each is drawn several times, with other sizes,
+angles, shades and shifts, and has one caption a language. Some combinations are held out of
+training; each of their words occurs in others. Captions tell left from right and corners from the
+centre, so training must neither flip images nor crop much of them.
 
-Dimension key: V corners of an outline.
+Dimension key: V vertices of an outline.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,11 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from jaxir.config import ImageSource
-from jaxir.data.cldr import stateless_hash
+from jaxir.data.checks import InputChecks, choose_languages
+from jaxir.data.hashing import hash_words
 from jaxir.errors import UserError
-from jaxir.vision.data.captioned import CaptionedImage, Checks
 from jaxir.vision.data.drawn_wordings import COLOURS, NOUNS, NUMBERS, POSITIONS, SENTENCES
+from jaxir.vision.data.rows import CaptionedImage
 
 LANGUAGES = tuple(SENTENCES)
 SPLITS = ("train", "held_out")
@@ -36,23 +37,25 @@ SHADES = {
     "purple": (140, 60, 180),
 }
 COUNTS = (1, 2, 3)
-# centre of the shapes, as shares of the side, right and down
-PLACES = {
+# centre of the shapes, right and down, as shares of the side
+CENTRES = {
     "top left": (0.27, 0.27),
     "top right": (0.73, 0.27),
     "bottom left": (0.27, 0.73),
     "bottom right": (0.73, 0.73),
     "centre": (0.5, 0.5),
 }
-OVERSAMPLING = 4  # drawn so much larger, then averaged: smooth edges
-SPREAD = 0.14  # of two or three shapes around their centre
+OVERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
+# shares of the side
+SPREAD = 0.14  # distance of two or three shapes from their centre
 RADIUS = (0.085, 0.11)  # of a shape; three of the largest do not touch
-SHIFT, TILT = 0.015, 20.0  # either way; tilt in degrees
+SHIFT = 0.015  # of the centre, at most
+TILT = 20.0  # degrees either way, at most
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What is depicted."""
+    """Shape, colour, count and position that an image depicts."""
 
     shape: str
     colour: str
@@ -61,7 +64,7 @@ class Combination:
 
     @property
     def id(self) -> str:
-        """Its name, which is that of the group of its drawings."""
+        """Name of the combination and of the group of its drawings."""
         return f"{self.count} {self.colour} {self.shape} {self.position}"
 
 
@@ -69,26 +72,26 @@ class Combination:
 def all_combinations() -> tuple[Combination, ...]:
     """Every combination, in a fixed order."""
     return tuple(
-        Combination(*parts) for parts in product(NOUNS["en"], COLOURS["en"], COUNTS, PLACES)
+        Combination(*parts) for parts in product(NOUNS["en"], COLOURS["en"], COUNTS, CENTRES)
     )
 
 
 @cache
-def held_out_combinations(number: int, seed: int) -> frozenset[Combination]:
-    """Combinations kept from training: a pure function of the seed.
+def held_out_combinations(count: int, seed: int) -> frozenset[Combination]:
+    """Combinations held out of training: a pure function of the seed.
 
     Raises:
         UserError: nothing, or too little to learn every word from, would be left.
     """
     most = len(all_combinations()) // 2
-    if not 0 <= number <= most:
-        raise UserError(f"drawn.held_out = {number}: must be from 0 to {most}")
-    ordered = sorted(all_combinations(), key=lambda one: stateless_hash(seed, one.id))
-    return frozenset(ordered[:number])
+    if not 0 <= count <= most:
+        raise UserError(f"drawn.held_out = {count}: must be from 0 to {most}")
+    shuffled = sorted(all_combinations(), key=lambda combination: hash_words(seed, combination.id))
+    return frozenset(shuffled[:count])
 
 
-def _form(entry: str, gender: str, count: int) -> str:
-    """A word's form from an entry of the tables; the noun's gender may be ""."""
+def _inflect(entry: str, gender: str, count: int) -> str:
+    """Form of a word for a noun's gender ("": none) and a count, from an entry of the tables."""
     forms = entry.split()
     for part in entry.split("|"):
         first, *rest = part.split()
@@ -99,63 +102,64 @@ def _form(entry: str, gender: str, count: int) -> str:
 
 
 def caption(combination: Combination, language: str) -> str:
-    """The sentence that tells a combination, which tells no other one."""
+    """Caption of a combination, which is the caption of no other one."""
     noun = NOUNS[language][combination.shape]
     gender = noun.split()[0] if noun.split()[0] in ("m", "f", "n") else ""
     sentences = SENTENCES[language].split("|")
-    place = list(PLACES).index(combination.position)
+    position = list(CENTRES).index(combination.position)
     return sentences[min(combination.count, len(sentences)) - 1].format(
-        noun=_form(noun, gender, combination.count),
-        colour=_form(COLOURS[language][combination.colour], gender, combination.count),
-        number=_form(NUMBERS[language], gender, combination.count),
-        position=POSITIONS[language].split("|")[place],
+        noun=_inflect(noun, gender, combination.count),
+        colour=_inflect(COLOURS[language][combination.colour], gender, combination.count),
+        number=_inflect(NUMBERS[language], gender, combination.count),
+        position=POSITIONS[language].split("|")[position],
     )
 
 
 def draw(combination: Combination, number: int, size: int) -> Image.Image:
-    """One of a combination's drawings, the same each time; RGB.
+    """Draw a combination; equal arguments give equal images, in RGB.
 
     Args:
-        combination: what is depicted.
-        number: of the drawing; others differ in size, angle, shade and place.
+        combination: to depict.
+        number: of the drawing; others differ in size, angle, shade and position.
         size: side in pixels.
     """
     rng = np.random.default_rng([all_combinations().index(combination), number])
     side = size * OVERSAMPLING
-    ground = int(rng.integers(200, 246))
-    image = Image.new("RGB", (side, side), (ground,) * 3)
+    grey = int(rng.integers(200, 246))
+    image = Image.new("RGB", (side, side), (grey,) * 3)
     canvas = ImageDraw.Draw(image)
     shade = np.clip(np.array(SHADES[combination.colour]) + rng.integers(-20, 21, 3), 0, 255)
-    centre = np.array(PLACES[combination.position]) + rng.uniform(-SHIFT, SHIFT, 2)
+    centre = np.array(CENTRES[combination.position]) + rng.uniform(-SHIFT, SHIFT, 2)
     radius = rng.uniform(*RADIUS)
-    turn = rng.uniform(0, 2 * np.pi)
-    for one in range(combination.count):
-        angle = turn + 2 * np.pi * one / combination.count
-        away = SPREAD * (combination.count > 1)
-        place = centre + away * np.array([np.cos(angle), np.sin(angle)])
-        outline = _tilted(OUTLINES[combination.shape], rng.uniform(-TILT, TILT))
-        corners = (place + radius * outline) * side
-        canvas.polygon([tuple(corner) for corner in corners.tolist()], fill=tuple(shade.tolist()))
+    # several shapes are spread evenly on a circle around the centre
+    first_angle = rng.uniform(0, 2 * np.pi)
+    for index in range(combination.count):
+        angle = first_angle + 2 * np.pi * index / combination.count
+        distance = SPREAD * (combination.count > 1)
+        position = centre + distance * np.array([np.cos(angle), np.sin(angle)])
+        outline = _rotate(OUTLINES[combination.shape], rng.uniform(-TILT, TILT))
+        vertices = (position + radius * outline) * side
+        canvas.polygon([tuple(vertex) for vertex in vertices.tolist()], fill=tuple(shade.tolist()))
     return image.reduce(OVERSAMPLING)
 
 
-def _tilted(outline: Float[np.ndarray, "V 2"], degrees: float) -> Float[np.ndarray, "V 2"]:
+def _rotate(outline: Float[np.ndarray, "V 2"], degrees: float) -> Float[np.ndarray, "V 2"]:
     angle = np.radians(degrees)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return outline @ turn
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return outline @ rotation
 
 
-def _star(corners: int, inner: float, turned: float) -> Float[np.ndarray, "V 2"]:
-    """Corners on a circle, with inner ones between them; `inner` 1: a polygon of twice as many."""
-    angle = np.radians(turned) + np.arange(2 * corners) * np.pi / corners
-    radius = np.where(np.arange(2 * corners) % 2, inner, 1.0)
+def _star(points: int, inner: float, rotation: float) -> Float[np.ndarray, "V 2"]:
+    """Star with points on the unit circle and notches at radius `inner`; 1: a regular polygon."""
+    angle = np.radians(rotation) + np.arange(2 * points) * np.pi / points
+    radius = np.where(np.arange(2 * points) % 2, inner, 1.0)
     return radius[:, None] * np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 
 
 def _heart() -> Float[np.ndarray, "V 2"]:
-    at = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    right = 16 * np.sin(at) ** 3
-    up = 13 * np.cos(at) - 5 * np.cos(2 * at) - 2 * np.cos(3 * at) - np.cos(4 * at)
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    right = 16 * np.sin(t) ** 3
+    up = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([right, -up], axis=1) / 17
 
 
@@ -166,7 +170,7 @@ def _cross() -> Float[np.ndarray, "V 2"]:
     return np.concatenate(arms) / np.sqrt(10)
 
 
-# within the unit circle or nearly, right and down
+# x to the right, y down, within the unit circle or nearly
 OUTLINES = {
     "circle": 0.92 * _star(24, 1.0, 0),
     "square": _star(4, np.sqrt(0.5), 45),
@@ -177,30 +181,35 @@ OUTLINES = {
 }
 
 
-def read_drawn(source: ImageSource, directory: Path, checks: Checks) -> Iterator[CaptionedImage]:
-    """Drawings of the combinations of a split, drawing by drawing; nothing is read.
+def read_drawn(
+    source: ImageSource, directory: Path, checks: InputChecks
+) -> Iterator[CaptionedImage]:
+    """Drawings of a split's combinations: the first drawing of all, then the second, and so on.
+
+    A reader as in `jaxir.vision.data.readers`. Nothing is read, so nothing can be bad.
 
     Raises:
         UserError: no such split, or a language without words.
     """
-    del directory, checks  # nothing is read, and nothing can be bad
-    languages = source.languages or LANGUAGES
-    unknown = [language for language in languages if language not in LANGUAGES]
-    if unknown:
-        raise UserError(f"drawn images: no words in {unknown[0]!r}; have {', '.join(LANGUAGES)}")
+    del directory, checks
+    languages = choose_languages(source.languages, LANGUAGES, "captions of drawn images")
     if source.split not in SPLITS:
         raise UserError(f"drawn images: split {source.split!r}; must be of {', '.join(SPLITS)}")
     options = source.drawn
     held_out = held_out_combinations(options.held_out, options.seed)
-    wanted = [one for one in all_combinations() if (one in held_out) == (source.split != "train")]
+    combinations = [
+        combination
+        for combination in all_combinations()
+        if (combination in held_out) == (source.split != "train")
+    ]
     for number in range(options.drawings):
-        for one in wanted:
-            name = f"{one.id} {number}"
+        for combination in combinations:
+            name = f"{combination.id} {number}"
             yield CaptionedImage(
                 name=name,
                 where=f"drawn image {name!r}",
-                image=partial(draw, one, number, options.size),
-                captions={language: [caption(one, language)] for language in languages},
-                group=one.id,
+                image=partial(draw, combination, number, options.size),
+                captions={language: [caption(combination, language)] for language in languages},
+                group=combination.id,
                 source="drawn",
             )

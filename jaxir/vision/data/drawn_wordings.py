@@ -1,9 +1,9 @@
-"""How the drawn images are told: nouns, colours, numbers and places in the languages of the demo.
+"""Words of the drawn images' captions: nouns, colours, numbers, positions in the demo's languages.
 
 A table's entry begins with a gender where the language has any that matter, and goes on with the
 forms for one, two and three things; the last form serves the counts that have none of their own.
-Genders are divided by "|"; an entry without a gender serves all. "-" is a word that is not said:
-Arabic has a dual. A sentence is one template, or one for each count.
+Genders are divided by "|"; an entry without a gender serves all. "-" is a word that is left out:
+Arabic has a dual. A sentence has a template, or one for each count.
 """
 
 SENTENCES = {

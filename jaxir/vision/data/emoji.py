@@ -1,24 +1,25 @@
 """Emoji: each drawn in several styles, and named in many languages by Unicode's CLDR.
 
 A folder has a tar of PNG for each style, named by code points, and `captions.jsonl.xz` with a name
-and keywords for each emoji and language. What a model has to generalise over is split twice, over
-emoji and over a style that is held out, so that there are four parts (`PARTS`).
+and keywords for each emoji and language. The set is split twice, by emoji and by style, of which
+one is held out, so that there are four parts (`PARTS`).
 
 Whole families of emoji are held out or not (`jaxir.vision.data.emoji_families`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxir.config import EmojiConfig, ImageSource
+from jaxir.data.checks import InputChecks, choose_languages
 from jaxir.data.files import json_records
 from jaxir.errors import UserError
-from jaxir.vision.data.captioned import CaptionedImage, Checks
-from jaxir.vision.data.emoji_families import EmojiSet, held_out, open_folder
+from jaxir.vision.data.emoji_families import EmojiSet, held_out_emoji, read_drawings
+from jaxir.vision.data.rows import CaptionedImage
 
 CAPTIONS = "captions.jsonl.xz"
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")  # of XQuAD-R
-# (is the emoji held out, is the style)
+# (the emoji is held out, the style is)
 PARTS = {
     "train": (False, False),
     "held_out_style": (False, True),  # known emoji, drawn in another way
@@ -27,30 +28,32 @@ PARTS = {
 }
 
 
-def read_emoji(source: ImageSource, directory: Path, checks: Checks) -> Iterator[CaptionedImage]:
-    """Drawings of one or more parts of the split, style by style, each with all its captions.
+def read_emoji(
+    source: ImageSource, directory: Path, checks: InputChecks
+) -> Iterator[CaptionedImage]:
+    """Drawings of one or more parts of the set, style by style, each with all its captions.
 
     The first caption in a language is the name, the second, if there is one, the keywords. Without
     languages in the source, those of XQuAD-R are read.
 
     Args:
         source: `images` is the folder and `split` a part, or several joined by "+".
-        directory: where the folder is looked for.
-        checks: what happens to emoji without drawings and the reverse.
+        directory: that a relative path starts from.
+        checks: policy for emoji without drawings and drawings without captions.
 
     Raises:
         UserError: names the file, and the line, style, part or language that is wrong.
     """
     folder = directory / source.images
     parts = _parts(source, folder)
-    emoji = open_folder(folder, checks)
+    emoji = read_drawings(folder, checks)
     styles = _styles(emoji, source.emoji, folder)
     captions = dict(_read_captions(folder / CAPTIONS, source.languages or LANGUAGES, checks))
     _check_pairs(emoji, captions, folder, checks)
-    held, groups = held_out(emoji, source.emoji), emoji.twins()
+    held_out, groups = held_out_emoji(emoji, source.emoji), emoji.groups()
     for style in styles:
         for code, (where, texts) in captions.items():
-            part = (code in held, style == source.emoji.held_out_style)
+            part = (code in held_out, style == source.emoji.held_out_style)
             if part in parts and code in emoji.drawings[style]:
                 yield CaptionedImage(
                     name=f"{style}/{code}",
@@ -77,54 +80,52 @@ def _parts(source: ImageSource, folder: Path) -> list[tuple[bool, bool]]:
 
 
 def _styles(emoji: EmojiSet, options: EmojiConfig, folder: Path) -> list[str]:
-    """Those to read: the ones asked for, and the one that is held out."""
-    asked = [*options.styles, *filter(None, [options.held_out_style])] if options.styles else []
-    known = emoji.drawings
-    for style in (*asked, *filter(None, [options.held_out_style])):
-        if style not in known:
-            raise UserError(f"{folder}: no style {style!r}; it has {', '.join(known)}")
-    return list(dict.fromkeys(asked or known))
+    """Styles to read: those that are named, and the one that is held out; none named: all."""
+    available = emoji.drawings
+    held_out = [options.held_out_style] if options.held_out_style else []
+    for style in (*options.styles, *held_out):
+        if style not in available:
+            raise UserError(f"{folder}: no style {style!r}; it has {', '.join(available)}")
+    return list(dict.fromkeys([*options.styles, *held_out] if options.styles else available))
 
 
 def _read_captions(
-    file: Path, languages: Iterable[str], checks: Checks
+    file: Path, languages: Sequence[str], checks: InputChecks
 ) -> Iterator[tuple[str, tuple[str, dict[str, list[str]]]]]:
-    """Code points, and the place and captions of each emoji."""
+    """Code points, and (location, captions by language) of each emoji."""
     if not file.is_file():
         raise UserError(f"{file}: no such file; mend `images` of the source")
-    seen: set[str] = set()
-    places: dict[str, str] = {}  # of codes
+    available: set[str] = set()  # languages
+    locations: dict[str, str] = {}  # by code
     for _, where, record in json_records(file):
         code, texts = record.get("code"), record.get("captions")
         if not isinstance(code, str) or not isinstance(texts, dict):
-            what = f"{where}: `code` must be a text and `captions` an object"
-            checks.bad("unreadable_captions", what)
+            message = f"{where}: `code` must be a text and `captions` an object"
+            checks.reject("unreadable_captions", message)
             continue
-        if code in places:
-            checks.bad("duplicate_image", f"{where}: {code} stands at {places[code]} too")
+        if code in locations:
+            checks.reject("duplicate_image", f"{where}: {code} stands at {locations[code]} too")
             continue
-        places[code] = where
-        seen |= texts.keys()
+        locations[code] = where
+        available |= texts.keys()
         try:
-            found = {
+            captions = {
                 language: _captions_of(texts[language], f"{where}: {language}")
                 for language in languages
                 if language in texts
             }
         except UserError as error:
-            checks.bad("unreadable_captions", str(error))
+            checks.reject("unreadable_captions", str(error))
             continue
-        if found:
-            yield code, (where, found)
+        if captions:
+            yield code, (where, captions)
         else:
-            checks.bad("image_without_captions", f"{where}: {code} has none in these languages")
-    unknown = [language for language in languages if language not in seen]
-    if unknown:
-        raise UserError(f"{file}: nothing in {unknown[0]!r}; has {', '.join(sorted(seen))}")
+            checks.reject("image_without_captions", f"{where}: {code} has none in these languages")
+    choose_languages(languages, sorted(available), f"captions of {file}")
 
 
 def _captions_of(entry: object, where: str) -> list[str]:
-    """The name, and the keywords other than it in one line."""
+    """The name, and the keywords other than the name as a single text."""
     name = entry.get("name") if isinstance(entry, dict) else None
     keywords = entry.get("keywords", []) if isinstance(entry, dict) else []
     if not isinstance(name, str) or not isinstance(keywords, list):
@@ -134,11 +135,11 @@ def _captions_of(entry: object, where: str) -> list[str]:
 
 
 def _check_pairs(
-    emoji: EmojiSet, captions: Mapping[str, tuple[str, object]], folder: Path, checks: Checks
+    emoji: EmojiSet, captions: Mapping[str, tuple[str, object]], folder: Path, checks: InputChecks
 ) -> None:
     for style, drawings in emoji.drawings.items():
         for code in captions.keys() - drawings.keys():
-            what = f"{captions[code][0]}: no drawing {code}.png in {style}.tar"
-            checks.bad("captions_without_image", what)
+            message = f"{captions[code][0]}: no drawing {code}.png in {style}.tar"
+            checks.reject("captions_without_image", message)
         for code in drawings.keys() - captions.keys():
-            checks.bad("image_without_captions", f"{folder / style}.tar: no captions for {code}")
+            checks.reject("image_without_captions", f"{folder / style}.tar: no captions for {code}")

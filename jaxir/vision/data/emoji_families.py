@@ -1,11 +1,11 @@
-"""Which emoji belong together: variants of one, and those that are drawn alike.
+"""Families of emoji: variants of an emoji, and emoji with identical drawings.
 
-    variants   skin tones, genders and directions of one emoji
-    twins      emoji that some style draws alike, to the byte; where all styles do so (a dog and its
-               face, the flags of France and Clipperton Island), they are also one group: their
-               names are right for the same images
+    variants   skin tones, genders and directions of an emoji
+    twins      emoji whose drawings in some style are identical, to the byte; where they are so in
+               all styles (a dog and its face, the flags of France and Clipperton Island), the twins
+               are also a group: the names of each are right for the images of the others
 
-A family is all that is connected by either, in however many steps.
+A family is a connected component of the graph of variants and twins.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from jaxir.config import EmojiConfig
-from jaxir.data.cldr import stateless_hash
+from jaxir.data.checks import InputChecks
+from jaxir.data.hashing import hash_words
 from jaxir.errors import UserError
-from jaxir.vision.data.captioned import Checks, StoredImage
+from jaxir.vision.data.images import StoredImage
 
 MAX_MEMBERS = 100_000  # of a tar
 
@@ -27,7 +28,7 @@ _IGNORED = {
     *("27a1", "2194", "2195"),  # to the right, from side to side, up and down
     *("200d", "fe0f"),  # joiner, "as a picture"
 }
-# one code point for all that differ in gender alone
+# one code for emoji that differ in gender alone
 _NEUTRAL = {
     **dict.fromkeys(("1f468", "1f469"), "1f9d1"),  # man, woman: person
     **dict.fromkeys(("1f466", "1f467"), "1f9d2"),  # boy, girl: child
@@ -40,7 +41,7 @@ _NEUTRAL = {
 }
 
 
-def base_of(code: str) -> str:
+def base_emoji(code: str) -> str:
     """Code points of an emoji without skin tone, gender and direction, e.g. "1f9d1-1f33e"."""
     points = [point for point in code.split("-") if point not in _IGNORED]
     return "-".join(_NEUTRAL.get(point, point) for point in points) or code
@@ -48,7 +49,7 @@ def base_of(code: str) -> str:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An emoji in one style: where it is stored and a digest of its bytes."""
+    """An emoji in a style: the stored image and a digest of its bytes."""
 
     stored: StoredImage
     digest: bytes
@@ -56,38 +57,40 @@ class Drawing:
 
 @dataclass(frozen=True)
 class EmojiSet:
-    """All drawings of a folder, by style and code points, and what belongs together."""
+    """All drawings of a folder, by style and code points."""
 
     drawings: Mapping[str, Mapping[str, Drawing]]
 
-    def twins(self) -> dict[str, str]:
-        """The first of the emoji that all styles draw as this one, which is its group."""
+    def groups(self) -> dict[str, str]:
+        """Group of each emoji: the first of those with the same drawings in all styles."""
         first: dict[tuple, str] = {}
         return {
-            code: first.setdefault(self._look(code), code)
+            code: first.setdefault(self._digests(code), code)
             for code in sorted({code for style in self.drawings.values() for code in style})
         }
 
-    def _look(self, code: str) -> tuple:
-        found = [style[code].digest if code in style else b"" for style in self.drawings.values()]
-        return tuple(found) if all(found) else (code,)
+    def _digests(self, code: str) -> tuple:
+        """Digests of an emoji's drawings; its code if a style lacks it, so that it has no twins."""
+        digests = [style[code].digest if code in style else b"" for style in self.drawings.values()]
+        return tuple(digests) if all(digests) else (code,)
 
     def families(self) -> dict[str, str]:
-        """The smallest base of the emoji that are variants or twins, in however many steps."""
-        edges = [(base_of(code), code) for style in self.drawings.values() for code in style]
+        """Family of each emoji, named by the smallest base of its members."""
+        # edges lead from an emoji to its base, and to what it looks like in each style
+        edges = [(base_emoji(code), code) for style in self.drawings.values() for code in style]
         for name, style in self.drawings.items():
-            edges += [(f"{name}:{one.digest.hex()}", code) for code, one in style.items()]
-        root = _joined(edges)
+            edges += [(f"{name}:{drawing.digest.hex()}", code) for code, drawing in style.items()]
+        root = _component_roots(edges)
         codes = {code for style in self.drawings.values() for code in style}
         smallest: dict[str, str] = {}
         for code in codes:
-            base = base_of(code)
+            base = base_emoji(code)
             smallest[root[code]] = min(base, smallest.get(root[code], base))
         return {code: smallest[root[code]] for code in codes}
 
 
-def _joined(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """One representative of all that the edges connect."""
+def _component_roots(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A representative of each node's connected component (union-find)."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -95,20 +98,20 @@ def _joined(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
             parent[name] = name = parent[parent[name]]
         return name
 
-    for one, other in edges:
-        parent[root(one)] = root(other)
+    for start, end in edges:
+        parent[root(start)] = root(end)
     return {name: root(name) for name in list(parent)}
 
 
-def open_folder(folder: Path, checks: Checks) -> EmojiSet:
-    """Find every drawing; the images stay in their tars.
+def read_drawings(folder: Path, checks: InputChecks) -> EmojiSet:
+    """Location and digest of every drawing; the images stay in their tars.
 
     Args:
-        folder: where the tars are.
-        checks: what happens to drawings that are empty, too large or there twice.
+        folder: of the tars, one for each style.
+        checks: policy for drawings that are empty, too large or duplicates.
 
     Raises:
-        UserError: no tar is there, or one is damaged.
+        UserError: the folder has no tar, or one is damaged.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
@@ -116,7 +119,7 @@ def open_folder(folder: Path, checks: Checks) -> EmojiSet:
     return EmojiSet({tar.stem: dict(_read_tar(tar, checks)) for tar in tars})
 
 
-def _read_tar(file: Path, checks: Checks) -> Iterator[tuple[str, Drawing]]:
+def _read_tar(file: Path, checks: InputChecks) -> Iterator[tuple[str, Drawing]]:
     seen: set[str] = set()
     try:
         with tarfile.open(file, "r:") as archive:
@@ -128,25 +131,25 @@ def _read_tar(file: Path, checks: Checks) -> Iterator[tuple[str, Drawing]]:
                     continue
                 where = f"{file}: {member.name}"
                 if path.stem in seen:
-                    checks.bad("duplicate_image", f"{where}: a drawing of that name stands before")
+                    checks.reject("duplicate_image", f"{where}: a second drawing of that name")
                     continue
                 seen.add(path.stem)
                 stored = StoredImage(file, member.offset_data, member.size)
                 try:
                     image = stored.read(where)
                 except UserError as error:
-                    checks.bad("bad_image", str(error))
+                    checks.reject("bad_image", str(error))
                     continue
                 yield path.stem, Drawing(stored, hashlib.blake2b(image).digest())
     except tarfile.TarError as error:
         raise UserError(f"{file}: not a whole, uncompressed tar ({error})") from None
 
 
-def held_out(emoji: EmojiSet, options: EmojiConfig) -> frozenset[str]:
-    """Codes of the emoji kept from training: whole families, by a hash of each and the seed."""
-    most = options.held_out * 2.0**64
+def held_out_emoji(emoji: EmojiSet, options: EmojiConfig) -> frozenset[str]:
+    """Codes of the emoji held out of training: whole families, by a hash of each and the seed."""
+    threshold = options.held_out * 2.0**64
     return frozenset(
         code
         for code, family in emoji.families().items()
-        if stateless_hash(options.seed, family) < most
+        if hash_words(options.seed, family) < threshold
     )

@@ -3,9 +3,9 @@
 Dimension key: B rows (images), S image side, C channels (3), L tokens, I images,
 R images made together.
 
-`jaxir.data.hybrid` has decided which rows make the batch and in which languages their captions are;
-`jaxir.data.pipeline.batches` carries that out in tf.data. Pixels are whole numbers until they are
-on the device, a quarter of the bytes.
+`jaxir.data.hybrid` decides which rows make the batch and in which languages their captions are;
+`jaxir.data.pipeline.batches` runs the loader in tf.data. Pixels are integers until they are on the
+device, a quarter of the bytes.
 """
 
 import os
@@ -23,15 +23,15 @@ from jaxir.config import CaptionsConfig
 from jaxir.data.batch import Batch
 from jaxir.data.hybrid import KINDS, Hybrid
 from jaxir.data.tokens import Tokens
-from jaxir.vision.data.augment import augmented, centred
-from jaxir.vision.data.captions import CaptionSet
+from jaxir.vision.data.augment import augment_image, center_crop
+from jaxir.vision.data.collection import CaptionSet
 
 FIELDS: dict[str, type] = {
     "pixels": np.uint8,  # B S S C
     "image_group": np.int32,  # B; what is depicted
     "caption_ids": np.int32,  # B L
     "caption_lengths": np.int32,  # B
-    "other_ids": np.int32,  # B L in a cross-lingual batch, else B 0
+    "other_ids": np.int32,  # B L; captions in another language, in a cross-lingual batch; else B 0
     "other_lengths": np.int32,  # B; 0 without another caption
 }
 # Pillow decodes and resizes without Python's lock
@@ -39,39 +39,40 @@ THREADS = os.cpu_count() or 1
 _threads = ThreadPoolExecutor(THREADS, "images")
 
 
-def _stacked(
+def _stack_images(
     count: int, size: int, make: Callable[[int], Image.Image]
 ) -> UInt8[np.ndarray, "R S S C"]:
-    """The pixels of some images that threads make side by side."""
+    """Pixels of `make(0)` to `make(count - 1)`, which run on several threads."""
     pixels = np.empty((count, size, size, 3), np.uint8)
 
-    def fill(places: np.ndarray) -> None:
-        for place in places.tolist():
-            pixels[place] = np.asarray(make(place))
+    def fill(indices: np.ndarray) -> None:
+        for index in indices.tolist():
+            pixels[index] = np.asarray(make(index))
 
-    for _ in _threads.map(fill, np.array_split(np.arange(count), THREADS)):  # raises what it raised
+    # the loop waits for all, and raises the error of a thread
+    for _ in _threads.map(fill, np.array_split(np.arange(count), THREADS)):
         pass
     return pixels
 
 
-def pixels_of(
+def evaluation_pixels(
     captions: CaptionSet, images: Sequence[int], config: CaptionsConfig
 ) -> UInt8[np.ndarray, "I S S C"]:
-    """Some images as they are evaluated: resized and cut to the middle, without chance.
+    """Pixels of images as they are evaluated: resized and center-cropped, nothing random.
 
     Raises:
         UserError: names the image that cannot be decoded.
     """
 
-    def make(place: int) -> Image.Image:
-        return centred(captions.open(images[place], config.background), config.image_size)
+    def make(index: int) -> Image.Image:
+        return center_crop(captions.open(images[index], config.background), config.image_size)
 
-    return _stacked(len(images), config.image_size, make)
+    return _stack_images(len(images), config.image_size, make)
 
 
 @dataclass(frozen=True)
 class CaptionLoader:
-    """Makes the arrays of a step from a captioned image set and the tokens of its texts."""
+    """Loader of a step's arrays, from a captioned image set and the tokens of its texts."""
 
     captions: CaptionSet
     hybrid: Hybrid
@@ -81,20 +82,20 @@ class CaptionLoader:
 
     @property
     def fields(self) -> Mapping[str, type]:
-        """Names of a batch's arrays, and the type of their numbers."""
+        """Names of a batch's arrays, and their data types."""
         return FIELDS
 
     def shapes(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The batch, and its shapes with and without other captions if the schedule has both."""
-        limit, width = self.config.max_caption_tokens, batch["other_ids"].shape[1]
-        kinds = {KINDS[number] for number, _ in self.hybrid.streams}
-        for wanted in sorted({limit if kind == "cross_lingual" else 0 for kind in kinds}):
-            if wanted == width:
+        limit, batch_width = self.config.max_caption_tokens, batch["other_ids"].shape[1]
+        kinds = {KINDS[kind] for kind, _ in self.hybrid.streams}
+        for width in sorted({limit if kind == "cross_lingual" else 0 for kind in kinds}):
+            if width == batch_width:
                 yield batch
                 continue
             yield {
                 name: jax.ShapeDtypeStruct(
-                    (len(x), wanted) if name == "other_ids" else x.shape,
+                    (len(x), width) if name == "other_ids" else x.shape,
                     x.dtype,
                     sharding=x.sharding,
                 )
@@ -130,13 +131,14 @@ class CaptionLoader:
 
     def _pixels(self, step: int, images: np.ndarray, rows: slice) -> UInt8[np.ndarray, "B S S C"]:
         if not self.augments:
-            return pixels_of(self.captions, images[rows].tolist(), self.config)
-        numbers, config = range(*rows.indices(len(images))), self.config
+            return evaluation_pixels(self.captions, images[rows].tolist(), self.config)
+        batch_rows, config = range(*rows.indices(len(images))), self.config
 
-        def make(place: int) -> Image.Image:
-            # of the row in the global batch, so that it does not matter which process holds it
-            rng = np.random.default_rng((self.hybrid.seed, step, numbers[place]))
-            image = self.captions.open(int(images[numbers[place]]), config.background)
-            return augmented(image, config.image_size, config.augment, rng)
+        def make(index: int) -> Image.Image:
+            # seeded by the row in the global batch, so it does not matter which process has it
+            row = batch_rows[index]
+            rng = np.random.default_rng((self.hybrid.seed, step, row))
+            image = self.captions.open(int(images[row]), config.background)
+            return augment_image(image, config.image_size, config.augment, rng)
 
-        return _stacked(len(numbers), config.image_size, make)
+        return _stack_images(len(batch_rows), config.image_size, make)

@@ -6,14 +6,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxir.config import ImageSource
-from jaxir.data.files import MAX_LINE, parse_json, resolve
+from jaxir.data.checks import InputChecks
+from jaxir.data.files import MAX_LINE, find_files, parse_json
 from jaxir.errors import UserError
-from jaxir.vision.data.caption_fields import FoundCaptions, read_fields
-from jaxir.vision.data.captioned import IMAGE_SUFFIXES, CaptionedImage, Checks, StoredImage
+from jaxir.vision.data.caption_fields import CaptionRecord, parse_captions
+from jaxir.vision.data.images import IMAGE_SUFFIXES, StoredImage
+from jaxir.vision.data.rows import CaptionedImage
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Members that follow each other and share a name up to the first dot of its last part."""
+    """Consecutive members whose names are equal up to the first dot of the last part."""
     key = ""
     members: dict[str, tarfile.TarInfo] = {}
     for member in archive:
@@ -21,17 +23,17 @@ def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.
             continue
         path = PurePosixPath(member.name)
         stem, _, suffix = path.name.partition(".")
-        if (own := str(path.parent / stem)) != key:
+        if (member_key := str(path.parent / stem)) != key:
             if members:
                 yield key, members
-            key, members = own, {}
+            key, members = member_key, {}
         members[f".{suffix.lower()}"] = member
     if members:
         yield key, members
 
 
 def _check_end(archive: tarfile.TarFile, file: Path) -> None:
-    """`tarfile` takes a damaged header for the end, which is a block of zeros."""
+    """Check that the archive ends in a block of zeros: `tarfile` takes damage for the end too."""
     with file.open("rb") as stream:
         stream.seek(archive.offset)
         if any(stream.read(tarfile.BLOCKSIZE)):
@@ -54,28 +56,28 @@ def _sample_captions(
     members: Mapping[str, tarfile.TarInfo],
     source: ImageSource,
     where: str,
-) -> FoundCaptions | None:
-    """From KEY.json if it has captions (some hold other facts), else from KEY.txt."""
-    record: Any = {}
+) -> CaptionRecord | None:
+    """Captions of a sample: of KEY.json if it has any (it may hold other facts), else KEY.txt."""
+    json: Any = {}
     if ".json" in members:
-        record = parse_json(_member_text(archive, members[".json"], where), where)
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: the JSON is a {type(record).__name__}, not an object")
-    if ".txt" in members and not {"captions", "caption"} & record.keys():
+        json = parse_json(_member_text(archive, members[".json"], where), where)
+        if not isinstance(json, dict):
+            raise UserError(f"{where}: the JSON is a {type(json).__name__}, not an object")
+    if ".txt" in members and not {"captions", "caption"} & json.keys():
         text = _member_text(archive, members[".txt"], where)
-        record = {**record, "caption": text}
-    return read_fields(record, source, where) if record else None
+        json = {**json, "caption": text}
+    return parse_captions(json, source, where) if json else None
 
 
 def read_webdataset(
-    source: ImageSource, directory: Path, checks: Checks
+    source: ImageSource, directory: Path, checks: InputChecks
 ) -> Iterator[CaptionedImage]:
     """Tars of samples KEY.jpg (or .png, .webp), KEY.json or KEY.txt; images stay in the tars.
 
     Raises:
         UserError: names tar and key.
     """
-    for file in resolve(directory, source.images, ".tar"):
+    for file in find_files(directory, source.images, ".tar"):
         try:
             with tarfile.open(file, "r:") as archive:
                 for key, members in _samples(archive):
@@ -91,19 +93,19 @@ def _sample(
     key: str,
     members: Mapping[str, tarfile.TarInfo],
     source: ImageSource,
-    checks: Checks,
+    checks: InputChecks,
 ) -> Iterator[CaptionedImage]:
     where = f"{file}: {key}"
     image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
     try:
-        own = _sample_captions(archive, members, source, where)
+        record = _sample_captions(archive, members, source, where)
     except UserError as error:
-        checks.bad("unreadable_captions", str(error))
+        checks.reject("unreadable_captions", str(error))
         return
-    if image and own:
+    if image and record:
         stored = StoredImage(file, image.offset_data, image.size)
-        yield CaptionedImage(key, where, stored, own.captions, own.group)
+        yield CaptionedImage(key, where, stored, record.captions, record.group)
     elif image:
-        checks.bad("image_without_captions", f"{where}: no captions for {image.name}")
-    elif own:
-        checks.bad("captions_without_image", f"{where}: captions, but no image")
+        checks.reject("image_without_captions", f"{where}: no captions for {image.name}")
+    elif record:
+        checks.reject("captions_without_image", f"{where}: captions, but no image")

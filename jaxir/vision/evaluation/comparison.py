@@ -1,24 +1,24 @@
-"""What runs that align images and texts are compared by."""
+"""The metrics that runs of ALBEF are compared by."""
 
 import os
 from collections.abc import Iterator
 
-from jaxir.evaluation.comparison import Comparison, Measure, Measured, by_language
-from jaxir.evaluation.per_query import read_totals
+from jaxir.evaluation.comparison import Metric, MetricSet, RunMetrics, by_language
+from jaxir.evaluation.per_query import read_metric_sums
 from jaxir.evaluation.settings import MetricSums
 from jaxir.evaluation.tables import Column
 from jaxir.vision.evaluation.retrieval import ImageTextReport
 
-IN_LANGUAGE = "image_to_text/monolingual/R@1"
+IMAGE_TO_TEXT = "image_to_text/monolingual/R@1"
+TEXT_TO_IMAGE = "text_to_image/multilingual/R@1"
 QUALITY, BIAS = "image_to_text/multilingual/R@1", "image_to_text/multilingual/rank_distance"
-TO_IMAGE = "text_to_image/multilingual/R@1"
 CLIPSCORE = "clipscore"
 MAIN = (
-    Measure(IN_LANGUAGE, "image-to-text R@1"),
-    Measure(TO_IMAGE, "text-to-image R@1"),
-    Measure(QUALITY, "image-to-text R@1 in the pool of all languages"),
-    Measure(BIAS, "rank distance", more_is_better=False, logarithmic=True),
-    Measure(CLIPSCORE, "CLIPScore of the captions found"),
+    Metric(IMAGE_TO_TEXT, "image-to-text R@1"),
+    Metric(TEXT_TO_IMAGE, "text-to-image R@1"),
+    Metric(QUALITY, "image-to-text R@1 in the multilingual pool"),
+    Metric(BIAS, "rank distance", higher_is_better=False, logarithmic=True),
+    Metric(CLIPSCORE, "CLIPScore of the top-ranked captions"),
 )
 COLUMNS: tuple[Column, ...] = (
     ("image to text R@1", True, ("image_to_text", "monolingual", "R@1")),
@@ -31,34 +31,38 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def totals_of(report: ImageTextReport) -> dict[str, MetricSums]:
-    """What every thing depicted adds to each measure, by "direction/setting/measure"."""
+def metric_sums(report: ImageTextReport) -> dict[str, MetricSums]:
+    """Sums of each metric over the queries of each question, by "direction/setting/metric"."""
     return {
-        f"{direction}/{key}": totals
+        f"{direction}/{key}": sums
         for direction, values in report.values.items()
-        for key, totals in values.totals().items()
+        for key, sums in values.metric_sums().items()
     }
 
 
-def read_measured(path: os.PathLike) -> Measured:
-    """The measures of one run, the main ones first, then R@1 by language.
+def read_run_metrics(path: os.PathLike) -> RunMetrics:
+    """Read the metrics of a run, the main ones first, then R@1 by language.
 
     Raises:
         UserError: there is no such file, or it is damaged.
     """
-    languages, totals = read_totals(path)
-    return Measured(languages, tuple(_measured(languages, totals)))
+    languages, sums = read_metric_sums(path)
+    return RunMetrics(languages, tuple(_metrics(languages, sums)))
 
 
-def _measured(
-    languages: tuple[str, ...], totals: dict[str, MetricSums]
-) -> Iterator[tuple[Measure, MetricSums]]:
-    known = {one.key: one for one in MAIN if one.key in totals and totals[one.key].counts.any()}
-    for key, measure in known.items():
-        yield measure, totals[key]
-    for key in (IN_LANGUAGE, TO_IMAGE, CLIPSCORE):
+def _metrics(
+    languages: tuple[str, ...], sums: dict[str, MetricSums]
+) -> Iterator[tuple[Metric, MetricSums]]:
+    known = {
+        metric.key: metric
+        for metric in MAIN
+        if metric.key in sums and sums[metric.key].counts.any()
+    }
+    for key, metric in known.items():
+        yield metric, sums[key]
+    for key in (IMAGE_TO_TEXT, TEXT_TO_IMAGE, CLIPSCORE):
         if key in known:
-            yield from by_language(known[key], totals[key], languages).totals
+            yield from by_language(known[key], sums[key], languages).sums
 
 
-ALIGNMENT = Comparison(MAIN, QUALITY, BIAS, read_measured)
+ALIGNMENT = MetricSet(MAIN, QUALITY, BIAS, read_run_metrics)

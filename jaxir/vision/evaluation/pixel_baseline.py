@@ -1,4 +1,4 @@
-"""What pixels alone achieve: an image gets the captions of the most similar training image.
+"""A baseline from pixels alone: an image gets the captions of the most similar training image.
 
 A model of images and texts has to beat this: no text is read, and an image of what is not in
 training cannot be recognised at all.
@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from jaxir.vision.data.captions import CaptionSet
+from jaxir.vision.data.collection import CaptionSet
 from jaxir.vision.data.images import WHITE, Color
-from jaxir.vision.evaluation.pool import Pool, pool_of
-from jaxir.vision.evaluation.retrieval import ImageTextReport, measure_scores
+from jaxir.vision.evaluation.pool import Pool, make_pool
+from jaxir.vision.evaluation.retrieval import ImageTextReport, evaluate_scores
 
-IMAGES_AT_ONCE = 256
-NOTHING = -2.0  # the score of a caption without a training image, under every cosine
+IMAGE_BLOCK = 256  # images compared with all training images together
+UNKNOWN = -2.0  # the score of a caption without a training image, below every cosine
 
 
 def pixel_features(
@@ -26,7 +26,7 @@ def pixel_features(
 
     Args:
         pixels: of one size.
-        side: to which larger images are averaged first: outlines seldom lie on each other.
+        side: to which larger images are averaged first, since outlines seldom coincide.
         grey: take the mean over channels.
     """
     small = (min(side, pixels.shape[2]), min(side, pixels.shape[1]))
@@ -47,20 +47,21 @@ def pixel_scores(
     images: Float[np.ndarray, "I F"],
     groups: Int[np.ndarray, "U"],
 ) -> Float[np.ndarray, "I U"]:
-    """Cosine of each image with the most alike training image of each group."""
-    known, place = np.unique(training_group, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(known)))
+    """Cosine of each image with the most similar training image of each group."""
+    known, index = np.unique(training_group, return_inverse=True)
+    # training images sorted by group, so that each group's maximum is one segment of a reduceat
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(len(known)))
     transposed = training[order].T
     best = np.empty((len(images), len(known)), np.float32)
-    for first in range(0, len(images), IMAGES_AT_ONCE):
-        part = slice(first, first + IMAGES_AT_ONCE)
-        best[part] = np.maximum.reduceat(images[part] @ transposed, starts, axis=1)
+    for first in range(0, len(images), IMAGE_BLOCK):
+        block = slice(first, first + IMAGE_BLOCK)
+        best[block] = np.maximum.reduceat(images[block] @ transposed, starts, axis=1)
     column = np.minimum(np.searchsorted(known, groups), len(known) - 1)
-    return np.where(known[column] == groups, best[:, column], np.float32(NOTHING))
+    return np.where(known[column] == groups, best[:, column], np.float32(UNKNOWN))
 
 
-def measure_pixels(
+def evaluate_pixels(
     training_pixels: UInt8[np.ndarray, "M S S 3"],
     training_group: Int[np.ndarray, "M"],
     pixels: UInt8[np.ndarray, "I S S 3"],
@@ -68,56 +69,57 @@ def measure_pixels(
     side: int = 16,
     grey: bool = False,
 ) -> ImageTextReport:
-    """Measure the baseline on the pool that a model is measured on.
+    """Evaluate the baseline on the pool that a model is evaluated on.
 
     Args:
-        training_pixels: what the model was trained on.
-        training_group: what they show, numbered as in the pool.
-        pixels: the pool's images, of the same size.
-        pool: what the images and captions are.
+        training_pixels: of the model's training images.
+        training_group: of the training images, numbered as in the pool.
+        pixels: of the pool's images, of the same size.
+        pool: groups and languages of the images and captions.
         side: that both are compared at.
         grey: compare without colours.
     """
-    groups, place = np.unique(pool.caption_group, return_inverse=True)
+    groups, index = np.unique(pool.caption_group, return_inverse=True)
     scores = pixel_scores(
         pixel_features(training_pixels, side, grey),
         training_group,
         pixel_features(pixels, side, grey),
         groups,
     )
-    return measure_scores(scores[:, place], pool)
+    return evaluate_scores(scores[:, index], pool)
 
 
 def pixel_baseline(
     training: CaptionSet, evaluated: CaptionSet, side: int = 16, background: Color = WHITE
 ) -> ImageTextReport:
-    """Measure the baseline on all images and captions of a set, as a model is measured.
+    """Evaluate the baseline on all images and captions of a set.
 
     Args:
         training: the images that may be looked up.
-        evaluated: a set of the same reading, since clusters are compared by number.
+        evaluated: a set from the same call of `read_captions`, since clusters are compared by
+            number.
         side: that images are compared at.
         background: behind transparent images.
 
     Raises:
         UserError: an image that cannot be decoded.
     """
-    pool, images, _ = pool_of(evaluated)
-    known, known_images, _ = pool_of(training)
-    return measure_pixels(
-        _decoded(training, known_images, side, background),
-        known.image_group,
-        _decoded(evaluated, images, side, background),
+    pool, images, _ = make_pool(evaluated)
+    training_pool, training_images, _ = make_pool(training)
+    return evaluate_pixels(
+        _read_pixels(training, training_images, side, background),
+        training_pool.image_group,
+        _read_pixels(evaluated, images, side, background),
         pool,
         side,
     )
 
 
-def _decoded(
+def _read_pixels(
     captions: CaptionSet, images: Int[np.ndarray, "I"], side: int, background: Color
 ) -> UInt8[np.ndarray, "I S S 3"]:
-    found = []
-    for number in images.tolist():
-        image = captions.open(number, background)
-        found.append(np.asarray(image.resize((side, side), Image.Resampling.BOX)))
-    return np.stack(found)
+    pixels = []
+    for index in images.tolist():
+        image = captions.open(index, background)
+        pixels.append(np.asarray(image.resize((side, side), Image.Resampling.BOX)))
+    return np.stack(pixels)

@@ -1,9 +1,7 @@
-"""An aligned model that is ready for use: ALBEF's towers, its tokenizer, how it wants its images.
+"""A trained ALBEF in a folder: weights, tokenizer, maximum caption length, background.
 
-Its folder holds `config.json`, `model.safetensors` (each leaf under its path, joined by dots) and
+The folder holds `config.json`, `model.safetensors` (each leaf under its path, joined by dots) and
 the tokenizer's files.
-
-Dimension key: B images, T texts, E projected width.
 """
 
 import contextlib
@@ -21,34 +19,36 @@ import numpy as np
 
 from jaxir.config import AlbefConfig, AlbefModelConfig
 from jaxir.errors import UserError
+from jaxir.models.config_files import read_object, save_json
+from jaxir.models.dual_encoder import Params
 from jaxir.models.hf import read_tokenizer
-from jaxir.models.weights import Weights, put, read_object, save_json, save_tensors
+from jaxir.models.weights import Weights, save_tensors, set_leaf
 from jaxir.runtime.files import is_remote, path_of, publish, replacing
-from jaxir.vision.models.albef import Params, abstract_params
+from jaxir.vision.models.albef import abstract_params
 
-KIND = "jaxir-albef"  # in config.json
+MODEL_TYPE = "jaxir-albef"  # in config.json
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedModel:
-    """Weights and what they were trained with."""
+    """A trained ALBEF: config, parameters, tokenizer, and what its training data had in common."""
 
     config: AlbefModelConfig
     params: Params
     tokenizer: Any
     max_caption_tokens: int
-    background: tuple[int, int, int]  # behind transparent images
+    background: tuple[int, int, int]  # RGB, behind transparent images
 
 
 def write_aligned(folder: os.PathLike, model: AlignedModel) -> None:
-    """Write a model, whole or not at all, also to a bucket.
+    """Write a model atomically, to a local folder or a bucket.
 
     Raises:
         UserError: it cannot be written.
     """
     target = path_of(folder)
-    with tempfile.TemporaryDirectory() as near:
-        local = Path(near) / target.name if is_remote(target) else Path(target).absolute()
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(temporary) / target.name if is_remote(target) else Path(target).absolute()
         with replacing(local) as new:
             model.tokenizer.save_pretrained(new)
             leaves = jax.tree_util.tree_leaves_with_path(model.params)
@@ -57,7 +57,7 @@ def write_aligned(folder: os.PathLike, model: AlignedModel) -> None:
                 for path, leaf in leaves
             }
             save_tensors(new / "model.safetensors", tensors)
-            shape = {"model_type": KIND, "model": dataclasses.asdict(model.config)}
+            shape = {"model_type": MODEL_TYPE, "model": dataclasses.asdict(model.config)}
             limits = {
                 "max_caption_tokens": model.max_caption_tokens,
                 "background": model.background,
@@ -68,27 +68,27 @@ def write_aligned(folder: os.PathLike, model: AlignedModel) -> None:
 
 
 def is_aligned(folder: Path) -> bool:
-    """Whether a folder holds a model that `write_aligned` wrote."""
+    """True for a folder that `write_aligned` wrote."""
     path = folder / "config.json"
     try:
-        return path.exists() and json.loads(path.read_text()).get("model_type") == KIND
+        return path.exists() and json.loads(path.read_text()).get("model_type") == MODEL_TYPE
     except (ValueError, AttributeError):
         return False
 
 
-def of_run(config: AlbefConfig, params: Params, tokenizer: Any) -> AlignedModel:
-    """What a run has trained; its config has the model's true shape."""
+def aligned_model_of_run(config: AlbefConfig, params: Params, tokenizer: Any) -> AlignedModel:
+    """The model that a run has trained; `config.model` has the shape of `params`."""
     captions = config.captions
     return AlignedModel(
         config.model, params, tokenizer, captions.max_caption_tokens, captions.background
     )
 
 
-def read_folder(folder: Path) -> AlignedModel:
-    """Read what `write_aligned` wrote.
+def read_aligned_folder(folder: Path) -> AlignedModel:
+    """Read a folder that `write_aligned` wrote.
 
     Raises:
-        UserError: it holds something else, or is damaged.
+        UserError: the folder holds something else, or is damaged.
     """
     path = folder / "config.json"
     if not is_aligned(folder):
@@ -104,5 +104,5 @@ def read_folder(folder: Path) -> AlignedModel:
         weights = Weights(folder, stack)
         for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config)):
             names = tuple(key.key for key in keys)
-            put(params, names, weights.read(".".join(names), leaf.shape))
+            set_leaf(params, names, weights.read(".".join(names), leaf.shape))
     return AlignedModel(config, params, read_tokenizer(folder), limit, background)

@@ -1,10 +1,10 @@
-"""ALBEF's fusion layers, which attend to an image, and the head that predicts masked tokens.
+"""ALBEF's fusion layers, with cross-attention to an image, and the head for masked tokens.
 
 Dimension key: B rows, L tokens, D width of a text's states, P patches, W width of an image's
 states, K predicted tokens, V vocabulary.
 
-As in ALBEF's BertModel (arXiv 2107.07651, section 3.1), cross-attention stands between a layer's
-self-attention and its feed-forward block, with a residual and a LayerNorm of its own.
+Cross-attention is a block of its own, with residual and LayerNorm, between a layer's self-attention
+and its feed-forward block, as in ALBEF's BertModel (arXiv 2107.07651, section 3.1).
 """
 
 from functools import partial
@@ -14,13 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxir.config import EncoderConfig, FusionConfig
-from jaxir.models.attention import Places
-from jaxir.models.dropout import fold_each
+from jaxir.models.attention import TokenLayout
+from jaxir.models.dropout import fold_in_if_any
 from jaxir.models.encoder import Layer, Norm, gelu, kernel_init, run_layers, stacked_layers
 
 
 class FusionLayer(Layer):
-    """A layer that attends to its text, then to an image."""
+    """A layer of self-attention to the text, cross-attention to an image, and feed-forward."""
 
     def __init__(self, config: FusionConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         super().__init__(config, dtype, rngs)
@@ -33,26 +33,28 @@ class FusionLayer(Layer):
         self.cross_norm = Norm(config, rngs=rngs)
 
     def cross_attention(
-        self, x: Float[Array, "B L D"], places: Places, image: Float[Array, "B P W"]
+        self, x: Float[Array, "B L D"], layout: TokenLayout, image: Float[Array, "B P W"]
     ) -> Float[Array, "B L D"]:
-        """The block in which each token attends to all of its row's image."""
+        """The cross-attention block: each token attends to all patches of its row's image."""
         patches = jnp.arange(image.shape[1], dtype=jnp.int32)[None, :]
-        first, second = (fold_each(places.seeds, number) for number in (3, 4))
-        every = jnp.ones((1, 1, image.shape[1]), bool)
-        over_image = Places(places.mask, every, patches, first)
+        # `Layer`'s blocks fold_in in 0 to 2
+        attention_seeds, output_seeds = (fold_in_if_any(layout.seeds, i) for i in (3, 4))
+        attention_mask = jnp.ones((1, 1, image.shape[1]), bool)
+        # positions are those of the tokens attended to: the patches
+        cross_layout = TokenLayout(layout.mask, attention_mask, patches, attention_seeds)
         linears = (self.cross_query, self.cross_key, self.cross_value, self.cross_output)
 
         def attend(x: Array) -> Array:
-            return self.attend(linears, x, image, over_image)
+            return self.attend(linears, x, image, cross_layout)
 
-        return self.residual(attend, self.cross_norm, x, second)
+        return self.residual(attend, self.cross_norm, x, output_seeds)
 
     def __call__(  # type: ignore[override]
-        self, x: Float[Array, "B L D"], places: Places, image: Float[Array, "B P W"]
+        self, x: Float[Array, "B L D"], layout: TokenLayout, image: Float[Array, "B P W"]
     ) -> Float[Array, "B L D"]:
-        """One block after the other."""
-        x = self.cross_attention(self.self_attention(x, places), places, image)
-        return self.feed_forward(x, places)
+        """Self-attention, cross-attention, then feed-forward."""
+        x = self.cross_attention(self.self_attention(x, layout), layout, image)
+        return self.feed_forward(x, layout)
 
 
 class Fusion(nnx.Module):
@@ -63,15 +65,15 @@ class Fusion(nnx.Module):
         self.layers = stacked_layers(config, dtype, rngs, FusionLayer)
 
     def __call__(
-        self, x: Float[Array, "B L D"], places: Places, image: Float[Array, "B P W"]
+        self, x: Float[Array, "B L D"], layout: TokenLayout, image: Float[Array, "B P W"]
     ) -> Float[Array, "B L D"]:
-        """States of texts after the last layer, from those of the text encoder's last."""
-        more = (image.astype(self.dtype),)
-        return run_layers(self.layers, x, places, self.dtype, self.remat, more=more)[0]
+        """States of texts after the last fusion layer, from those of the text encoder."""
+        extra = (image.astype(self.dtype),)
+        return run_layers(self.layers, x, layout, self.dtype, self.remat, extra=extra)[0]
 
 
 class MaskedTokenHead(nnx.Module):
-    """Dense, GELU and LayerNorm, then scores by the table of token embeddings and a bias."""
+    """Dense, GELU and LayerNorm, then logits by the token embedding table and a bias."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         width = config.hidden_size
@@ -85,7 +87,7 @@ class MaskedTokenHead(nnx.Module):
     def __call__(
         self, states: Float[Array, "B K D"], table: Float[Array, "V D"]
     ) -> Float[Array, "B K V"]:
-        """Scores of all tokens, in float32."""
+        """Logits over the vocabulary, in float32."""
         x = self.norm(gelu(self.dense(states)))
         scores = jnp.einsum(
             "bkd,vd->bkv",

@@ -1,7 +1,4 @@
-"""Weights that ALBEF starts from: transformers folders of a text encoder and of a ViT.
-
-N layers.
-"""
+"""ALBEF's initial weights, from transformers folders of a text encoder and of a ViT."""
 
 import contextlib
 import dataclasses
@@ -11,13 +8,14 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from jaxir.config import AlbefModelConfig, DualEncoderConfig
+from jaxir.models.config_files import read_encoder_config
 from jaxir.models.dual_encoder import Params
 from jaxir.models.hf import local_folder
-from jaxir.models.weights import Weights, put, read_encoder, read_encoder_config, read_leaf
+from jaxir.models.weights import Weights, read_encoder, read_leaf, set_leaf
 from jaxir.vision.models.albef import init_params
 from jaxir.vision.models.weights import read_vit
 
-# where transformers keeps the head that predicts masked tokens: dense, LayerNorm, bias
+# transformers' names of the head for masked tokens: dense layer, LayerNorm, bias
 _HEADS = {
     "bert": (
         "cls.predictions.transform.dense",
@@ -31,11 +29,16 @@ _HEADS = {
 def params_from_folders(
     config: AlbefModelConfig, key: PRNGKeyArray
 ) -> tuple[AlbefModelConfig, Params]:
-    """The config with the shapes of `init_text` and `init_vision`, and parameters of that shape.
+    """The config with the shapes of `init_text` and `init_vision`, and initial parameters.
 
-    The text encoder gets the first `text_layers` layers and the fusion layers the rest. Random stay
-    cross-attention, projections, and the head for masked tokens where the folder has none. The
-    position table of the image side is resized to the config's image size.
+    The first `text_layers` layers of `init_text` go to the text encoder, the rest to the fusion
+    layers. Cross-attention and projections stay random, and so does the head for masked tokens if
+    the folder has none. The position table of the image encoder is resized to the config's image
+    size.
+
+    Args:
+        config: names the folders; "" for random weights.
+        key: of the random weights.
 
     Raises:
         UserError: names the file, field or tensor that is missing, damaged or unsupported.
@@ -54,22 +57,23 @@ def params_from_folders(
     if vision is not None:
         params["image_encoder"] = vision
     if text is not None:
-        _place_text(config, params, text)
+        _set_text_layers(config, params, text)
         _read_head(Path(folder), config, params)
     return config, params
 
 
-def _place_text(config: AlbefModelConfig, params: Params, text: Params) -> None:
-    """Share an encoder's layers out between the text encoder and the fusion layers."""
-    first, fused = config.text_layers, params["fusion"]["layers"]
+def _set_text_layers(config: AlbefModelConfig, params: Params, text: Params) -> None:
+    """Split an encoder's layers between the text encoder and the fusion layers."""
+    split, fusion = config.text_layers, params["fusion"]["layers"]
     layers = text.pop("layers")
-    text["layers"] = jax.tree.map(lambda leaf: leaf[:first], layers)
+    text["layers"] = jax.tree.map(lambda leaf: leaf[:split], layers)
     params["text_encoder"] = text
-    params["fusion"] = {"layers": fused | jax.tree.map(lambda leaf: leaf[first:], layers)}
+    # `|` keeps the fusion layers' cross-attention, which the encoder does not have
+    params["fusion"] = {"layers": fusion | jax.tree.map(lambda leaf: leaf[split:], layers)}
 
 
 def _read_head(folder: Path, config: AlbefModelConfig, params: Params) -> None:
-    """The head for masked tokens, if the folder has one."""
+    """Set the head for masked tokens, if the folder has one."""
     dense, norm, bias = _HEADS[config.text.architecture]
     head = params["masked_token_head"]
     with contextlib.ExitStack() as stack:
@@ -83,5 +87,5 @@ def _read_head(folder: Path, config: AlbefModelConfig, params: Params) -> None:
             (("norm", "scale"), f"{norm}.weight"),
             (("norm", "bias"), f"{norm}.bias"),
         ):
-            put(head, path, read_leaf(weights, path, name, head[path[0]][path[1]].shape))
+            set_leaf(head, path, read_leaf(weights, path, name, head[path[0]][path[1]].shape))
         head["bias"] = read_leaf(weights, ("bias",), bias, head["bias"].shape)

@@ -1,7 +1,4 @@
-"""transformers' CLIP and ViT folders: `config.json` and safetensors files, nothing that runs.
-
-N layers.
-"""
+"""transformers' CLIP and ViT folders: config.json and safetensors files, no code."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,14 +11,15 @@ from flax import nnx
 
 from jaxir.config import ClipConfig, ClipTextConfig, VitConfig
 from jaxir.errors import UserError
+from jaxir.models.config_files import checked_field, read_object
 from jaxir.models.dual_encoder import Params
 from jaxir.models.encoder import ACTIVATIONS
-from jaxir.models.weights import Weights, checked_field, put, read_leaf, read_object
+from jaxir.models.weights import Weights, read_leaf, set_leaf
 from jaxir.vision.models.clip import abstract_params
 from jaxir.vision.models.vit import VisionTransformer, patch_kernel, resized_positions
 
 _LEAF = {"kernel": ".weight", "embedding": ".weight", "scale": ".weight", "bias": ".bias"}
-# Where transformers keeps each module of ours; "{}" is the number of a layer.
+# transformers' name of each module; "{}" is the number of a layer
 _CLIP_LAYER = {
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
@@ -78,10 +76,10 @@ def _transformer(values: dict, path: Path, vision: bool, default: dict[str, Any]
     """Fields of a `VitConfig` or `ClipTextConfig`, from those of transformers."""
     names = {"hidden_size": "hidden_size", "intermediate_size": "intermediate_size"}
     names |= {"layers": "num_hidden_layers", "heads": "num_attention_heads"}
-    more = {"image_size": "image_size", "patch_size": "patch_size"}
-    names |= (
-        more if vision else {"vocab_size": "vocab_size", "positions": "max_position_embeddings"}
-    )
+    if vision:
+        names |= {"image_size": "image_size", "patch_size": "patch_size"}
+    else:
+        names |= {"vocab_size": "vocab_size", "positions": "max_position_embeddings"}
     shape: dict[str, Any] = {
         ours: checked_field(values, theirs, int, path, default.get(ours))
         for ours, theirs in names.items()
@@ -94,8 +92,8 @@ def _transformer(values: dict, path: Path, vision: bool, default: dict[str, Any]
         raise UserError(f"{path}: num_channels = {values['num_channels']!r}: only 3 is supported")
     activation = values.get("hidden_act", default["activation"])
     if activation not in ACTIVATIONS:
-        names_known = ", ".join(ACTIVATIONS)
-        raise UserError(f"{path}: hidden_act = {activation!r}: must be one of {names_known}")
+        allowed = ", ".join(ACTIVATIONS)
+        raise UserError(f"{path}: hidden_act = {activation!r}: must be one of {allowed}")
     epsilon = default["layer_norm_epsilon"]
     shape["layer_norm_epsilon"] = checked_field(
         values, "layer_norm_eps", (int, float), path, epsilon
@@ -104,41 +102,42 @@ def _transformer(values: dict, path: Path, vision: bool, default: dict[str, Any]
 
 
 def read_clip_config(path: Path, with_text: bool = True) -> ClipConfig:
-    """Translate transformers' config.json of a CLIP model.
+    """CLIP's config from transformers' config.json.
 
     Args:
         path: of the file.
-        with_text: False: the text side is left out, another model's takes its place.
+        with_text: False: leave out the text tower, which another model replaces.
 
     Raises:
-        UserError: it is another model's, or a field is missing, impossible or unsupported.
+        UserError: it is not CLIP's, or a field is missing, impossible or unsupported.
     """
     values = read_object(path)
     if values.get("model_type") != "clip":
         raise UserError(f"{path}: model_type = {values.get('model_type')!r}: must be 'clip'")
-    own = vars(ClipConfig())
+    default = vars(ClipConfig())
 
-    def side(name: str) -> dict:
-        # old files have some values in a second place, and those count
-        first = checked_field(values, f"{name}_config", dict, path, {})
-        return first | (values.get(f"{name}_config_dict") or {})
+    def tower(name: str) -> dict:
+        fields = checked_field(values, f"{name}_config", dict, path, {})
+        # fields of old files' second object take precedence, as in transformers
+        return fields | (values.get(f"{name}_config_dict") or {})
 
-    vision = _transformer(side("vision"), path, True, vars(own["vision"]) | {"patch_size": 32})
+    vision = _transformer(tower("vision"), path, True, vars(default["vision"]) | {"patch_size": 32})
     config = ClipConfig(
         VitConfig(**vision, patch_bias=False, norm_before=True),
         None,
         checked_field(values, "projection_dim", int, path, 512),
     )
     if with_text:
-        text = side("text")
-        end = checked_field(text, "eos_token_id", int, path, own["text"].end_id)
-        shape = _transformer(text, path, False, vars(own["text"]))
+        text = tower("text")
+        end = checked_field(text, "eos_token_id", int, path, default["text"].end_id)
+        shape = _transformer(text, path, False, vars(default["text"]))
+        # OpenAI's files have a wrong end id, 2; in their vocabulary the end token has the highest
         config.text = ClipTextConfig(**shape, end_id=end, highest_id_ends=end == 2)
     return config
 
 
 def read_clip_params(folder: Path, config: ClipConfig) -> Params:
-    """The parameters, from one file or from shards.
+    """CLIP's parameters, from one file or from shards.
 
     Raises:
         UserError: names the file or tensor that is missing, damaged or of another shape.
@@ -148,9 +147,9 @@ def read_clip_params(folder: Path, config: ClipConfig) -> Params:
         weights = Weights(folder, stack)
         for path, shape in _leaves(abstract_params(config)):
             if path == ("logit_scale",):
-                put(params, path, weights.read("logit_scale", ()).reshape(shape))
+                set_leaf(params, path, weights.read("logit_scale", ()).reshape(shape))
                 continue
-            put(params, path, _read(weights, path, _CLIP[path[0]][path[-2]], shape))
+            set_leaf(params, path, _read(weights, path, _CLIP[path[0]][path[-2]], shape))
     return params
 
 
@@ -160,7 +159,7 @@ def _leaves(shapes: Params) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 def _read(weights: Weights, path: tuple[str, ...], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A leaf of a vision or text side; a few tensors have shapes of their own."""
+    """A leaf of an image or text tower; three modules' tensors differ in shape from the leaf."""
     module = path[-2]
     if name in (_VIT["class_embedding"], _VIT["position_embedding"]):
         return weights.read(name, (1, *shape))[0]
@@ -173,11 +172,11 @@ def _read(weights: Weights, path: tuple[str, ...], name: str, shape: tuple[int, 
 
 
 def read_vit(folder: Path, image_size: int = 0) -> tuple[VitConfig, Params]:
-    """A ViT or DeiT of transformers (without distillation token): what an image side starts from.
+    """Config and parameters of transformers' ViT or DeiT (without distillation token).
 
     Args:
         folder: with config.json and safetensors.
-        image_size: of the images to come, to which the position table is resized; 0: its own.
+        image_size: to which the position table is resized; 0: the model's own.
 
     Raises:
         UserError: names the file, field or tensor that is missing, damaged or unsupported.
@@ -198,7 +197,7 @@ def read_vit(folder: Path, image_size: int = 0) -> tuple[VitConfig, Params]:
         first = _VIT["class_embedding"]
         weights.prefix = next((p for p in prefixes if p + first in weights.files), "")
         for leaf, shape in _leaves(_vit_shapes(config)):
-            put(params, leaf, _read(weights, leaf, _VIT[leaf[-2]], shape))
+            set_leaf(params, leaf, _read(weights, leaf, _VIT[leaf[-2]], shape))
     if image_size:
         resized = VitConfig(**vars(config) | {"image_size": image_size})
         table = params["position_embedding"]

@@ -1,4 +1,4 @@
-"""What a training step of ALBEF minimises, from a batch and what the last step left.
+"""ALBEF's training loss: encode a batch, then ITC, ITM and MLM, with the momentum model's targets.
 
 Dimension key: B rows of the global batch, L tokens, P patches, D width of states, E width of
 features, K masked tokens.
@@ -16,27 +16,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from jaxir.config import AlbefLossConfig, AlbefModelConfig
-from jaxir.models.dropout import fold
+from jaxir.models.dropout import fold_in
 from jaxir.models.dual_encoder import matmul_precision
 from jaxir.runtime.mesh import on_each_device, split
 from jaxir.training.losses import clamped_temperature
+from jaxir.training.task import AuxState, Metrics
 from jaxir.vision.models.albef import Albef, Params, check_length, module
-from jaxir.vision.training.losses import Candidates, Side, contrast
-from jaxir.vision.training.masking import Masked, mask_tokens
-from jaxir.vision.training.momentum import AuxState, push, update_ema
-from jaxir.vision.training.pair_losses import Metrics, Numbers, at_masks, pair_losses
+from jaxir.vision.training.losses import FeatureBlock, ModalityFeatures, contrast
+from jaxir.vision.training.masking import MaskedCaptions, mask_tokens
+from jaxir.vision.training.momentum import push, update_ema
+from jaxir.vision.training.pair_losses import (
+    StepScalars,
+    pair_losses,
+    states_at_masks,
+)
 
-# where chance comes in besides `jaxir.vision.training.pair_losses`, for seeds that differ
+# Streams of the step's seed; `jaxir.vision.training.pair_losses` has those from 5.
 IMAGE, CAPTION, MASKED, OTHER, MASKS = range(5)
-Rows = dict[str, Any]
+Rows = dict[str, Any]  # arrays with one row for each of a batch's images
+Texts = dict[str, tuple[Array, Array, int]]  # ids, lengths and dropout stream, by name
 
 
 def alpha_at(loss: AlbefLossConfig, step: Int[Array, ""]) -> Float[Array, ""]:
-    """Share of the momentum model's soft targets at a step."""
+    """Weight of the momentum model's soft targets at a step: a linear ramp, then constant."""
     return loss.alpha * jnp.minimum(step / max(loss.ramp_steps, 1), 1.0).astype(jnp.float32)
 
 
-def losses(
+def total_loss(
     config: AlbefModelConfig,
     loss: AlbefLossConfig,
     params: Params,
@@ -45,57 +51,67 @@ def losses(
     alpha: Float[Array, ""] | float,
     seed: UInt32[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics, AuxState]:
-    """The sum of the losses that are on, what is worth watching, and what the next step needs.
+    """Sum the losses that are on, and update the momentum model and its queues.
 
     Args:
         config: the model's shape.
-        loss: which losses, and their numbers.
-        params: of the model; the gradient is taken of these.
-        aux_state: of `init_aux`, or what the last step gave.
+        loss: the losses that are on, and their settings.
+        params: of the online model; the gradient is taken with respect to these.
+        aux_state: of `init_aux`, or of the previous step.
         batch: `pixels`, `image_group`, `caption_ids`, `caption_lengths`, `other_ids` and
             `other_lengths`.
-        alpha: see `alpha_at`; without a momentum model of no meaning.
-        seed: of the step's chance: dropout (of the trained model only), masks, negatives.
+        alpha: see `alpha_at`; unused without a momentum model.
+        seed: of the step's random numbers: dropout (of the online model only), masks, negatives.
+
+    Returns:
+        The sum, metrics for the log, and the next step's `aux_state`.
 
     Raises:
         UserError: captions are longer than the position table, or the queue does not suit the
             batch and the devices.
     """
     check_length(config, batch["caption_ids"])
+    group = batch["image_group"]
     rows = {name: value for name, value in batch.items() if name != "image_group"}
-    rows["place"] = split(jnp.arange(len(batch["pixels"]), dtype=jnp.uint32))
+    rows["index"] = split(jnp.arange(len(batch["pixels"]), dtype=jnp.uint32))
+    # the parameter is the log of the learned temperature over the one that the config names
     log_temperature = params["log_temperature"] + jnp.log(jnp.float32(loss.temperature))
     temperature = jnp.float32(clamped_temperature(log_temperature, loss))
-    numbers = Numbers(seed, jnp.float32(alpha), temperature)
+    scalars = StepScalars(seed, jnp.float32(alpha), temperature)
     with matmul_precision(config.compute_dtype):
-        seen = on_each_device(partial(_encode, config, loss), params, rows, seed)
-        momentum, guessed = {}, None
+        online = on_each_device(partial(_encode, config, loss), params, rows, seed)
+        momentum_params, momentum = {}, None
         if loss.momentum:
-            momentum = update_ema(loss, aux_state["momentum"], params)
-            guess = partial(_encode_momentum, config)
-            guessed = jax.lax.stop_gradient(on_each_device(guess, momentum, (rows, seen["masked"])))
+            # the average takes in this step's parameters before it gives this step's targets
+            momentum_params = update_ema(loss, aux_state["momentum"], params)
+            encode = partial(_encode_momentum, config)
+            encoded = on_each_device(encode, momentum_params, (rows, online["masked"]))
+            momentum = jax.lax.stop_gradient(encoded)
         total, metrics = jnp.float32(0), {"temperature": temperature}
         if loss.itc:
-            total, found = _contrasts(loss, seen, guessed, aux_state, batch["image_group"], numbers)
-            metrics |= found
+            total, itc_metrics = _contrasts(loss, online, momentum, aux_state, group, scalars)
+            metrics |= itc_metrics
         if loss.itm or loss.mlm:
-            models = {"online": params, "momentum": momentum}
-            fused, found = pair_losses(config, loss, models, seen, guessed, batch, rows, numbers)
-            total, metrics = total + fused, metrics | found
-    if guessed is not None:
-        queued = push(aux_state, guessed["image"], guessed["caption"], batch["image_group"])
-        aux_state = {"momentum": momentum, **queued}
+            models = {"online": params, "momentum": momentum_params}
+            fused, pair_metrics = pair_losses(
+                config, loss, models, online, momentum, batch, rows, scalars
+            )
+            total, metrics = total + fused, metrics | pair_metrics
+    # pushed after the losses, since the batch's own features are candidates beside the queue
+    if momentum is not None:
+        queued = push(aux_state, momentum["image"], momentum["caption"], group)
+        aux_state = {"momentum": momentum_params, **queued}
     return total, metrics | {"loss": total}, aux_state
 
 
 def _encode(
     config: AlbefModelConfig, loss: AlbefLossConfig, params: Params, rows: Rows, seed: Array
 ) -> dict[str, Any]:
-    """Of a device's rows: masked captions, and states and features of images and texts."""
+    """Encode a device's rows: masked captions, and states and features of images and texts."""
     model = module(config, params)
 
-    def seeds(kind: int) -> Array:
-        return fold(fold(seed, kind), rows["place"])
+    def seeds(stream: int) -> Array:
+        return fold_in(fold_in(seed, stream), rows["index"])
 
     masked = None
     if loss.mlm:
@@ -109,8 +125,10 @@ def _encode(
             config.text.vocab_size,
         )
     texts = _texts(rows, masked)
-    each = [seeds(kind) for _, _, kind in texts.values()] if config.dropping else None
-    text_states = _text_states(model, texts, each)
+    text_seeds = None
+    if config.dropping:
+        text_seeds = [seeds(stream) for _, _, stream in texts.values()]
+    text_states = _text_states(model, texts, text_seeds)
     image_states = model.image_states(rows["pixels"], seeds(IMAGE) if config.dropping else None)
     return {
         "masked": masked,
@@ -121,22 +139,22 @@ def _encode(
 
 
 def _encode_momentum(
-    config: AlbefModelConfig, params: Params, rows: tuple[Rows, Masked | None], _: None
+    config: AlbefModelConfig, params: Params, rows: tuple[Rows, MaskedCaptions | None], _: None
 ) -> dict[str, Any]:
-    """Of a device's rows, by the momentum model: features, and states where tokens are masked."""
+    """Encode a device's rows by the momentum model: features, and states of masked tokens."""
     model = module(config, params)
     batch, masked = rows
     text_states = _text_states(model, _texts(batch, masked), None)
     image_states = model.image_states(batch["pixels"], None)
-    found = _features(model, image_states, text_states)
+    encoded = _features(model, image_states, text_states)
     if masked is not None:
-        fused = model.fused(text_states["masked"], batch["caption_lengths"], image_states, None)
-        found["masked"] = at_masks(fused, masked)
-    return found
+        fused = model.fuse(text_states["masked"], batch["caption_lengths"], image_states, None)
+        encoded["masked"] = states_at_masks(fused, masked)
+    return encoded
 
 
-def _texts(rows: Rows, masked: Masked | None) -> dict[str, tuple[Array, Array, int]]:
-    """Ids, lengths and kind of chance of the texts that a batch's rows have."""
+def _texts(rows: Rows, masked: MaskedCaptions | None) -> Texts:
+    """Texts of a batch's rows: captions, masked captions, captions in another language."""
     texts = {"caption": (rows["caption_ids"], rows["caption_lengths"], CAPTION)}
     if masked is not None:
         texts["masked"] = (masked.ids, rows["caption_lengths"], MASKED)
@@ -145,10 +163,8 @@ def _texts(rows: Rows, masked: Masked | None) -> dict[str, tuple[Array, Array, i
     return texts
 
 
-def _text_states(
-    model: Albef, texts: dict[str, tuple[Array, Array, int]], seeds: list[Array] | None
-) -> dict[str, Array]:
-    """States of all those texts, in one go of the encoder."""
+def _text_states(model: Albef, texts: Texts, seeds: list[Array] | None) -> dict[str, Array]:
+    """States of all texts, from one pass of the encoder over their concatenation."""
     ids, lengths, _ = zip(*texts.values())
     joined = None if seeds is None else jnp.concatenate(seeds)
     states = model.text_states(jnp.concatenate(ids), jnp.concatenate(lengths), joined)
@@ -162,30 +178,33 @@ def _features(model: Albef, images: Array, texts: dict[str, Array]) -> dict[str,
 
 def _contrasts(
     loss: AlbefLossConfig,
-    seen: dict[str, Any],
-    guessed: dict[str, Any] | None,
+    online: dict[str, Any],
+    momentum: dict[str, Any] | None,
     aux_state: AuxState,
     group: Int[Array, "B"],
-    numbers: Numbers,
+    scalars: StepScalars,
 ) -> tuple[Array, Metrics]:
-    """Image against caption; where there is another caption, the mean over both, and text-text."""
+    """ITC of images and captions.
 
-    def side(name: str) -> Side:
-        if guessed is None:
-            return Side(seen[name])
+    With captions in another language, the mean of ITC with either, plus their text-text contrast.
+    """
+
+    def features(name: str) -> ModalityFeatures:
+        if momentum is None:
+            return ModalityFeatures(online[name])
         queues = aux_state["queues"]
-        queue = Candidates(queues["image" if name == "image" else "text"], queues["group"])
-        return Side(seen[name], guessed[name], queue)
+        queue = FeatureBlock(queues["image" if name == "image" else "text"], queues["group"])
+        return ModalityFeatures(online[name], momentum[name], queue)
 
-    def against(left: Side, right: Side) -> tuple[Array, Array]:
-        return contrast(left, right, group, numbers.temperature, numbers.alpha)
+    def against(left: ModalityFeatures, right: ModalityFeatures) -> tuple[Array, Array]:
+        return contrast(left, right, group, scalars.temperature, scalars.alpha)
 
-    image, caption = side("image"), side("caption")
+    image, caption = features("image"), features("caption")
     itc, accuracy = against(image, caption)
     metrics = {"itc_accuracy": accuracy}
-    if "other" not in seen:
+    if "other" not in online:
         return itc, metrics | {"itc": itc}
-    other = side("other")
+    other = features("other")
     itc = (itc + against(image, other)[0]) / 2
     text_text, _ = against(caption, other)
     return itc + loss.text_text * text_text, metrics | {"itc": itc, "text_text": text_text}

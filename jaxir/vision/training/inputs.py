@@ -15,9 +15,9 @@ from jaxir.data.hybrid import Hybrid
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
 from jaxir.vision.clipscore.judge import Judge, load_judge
-from jaxir.vision.data.captions import CaptionSet, read_captions, source_name, split_captions
+from jaxir.vision.data.collection import CaptionSet, read_captions, source_name, split_captions
 from jaxir.vision.data.pipeline import CaptionLoader
-from jaxir.vision.evaluation.image_task import ImageTask, image_task
+from jaxir.vision.evaluation.dataset import ImageTextDataset, image_text_dataset
 from jaxir.vision.models.initial_weights import load_initial_weights
 
 
@@ -30,7 +30,7 @@ class AlbefInputs:
     tokenizer: Any
     tokens: Tokens  # of all captions
     parts: Mapping[str, CaptionSet]  # "training", "held_out" and the sources that are held out
-    datasets: Mapping[str, ImageTask]
+    datasets: Mapping[str, ImageTextDataset]
     data_report: Mapping[str, Any]
     judge: Judge | None = None  # scores the top-ranked captions by another model
 
@@ -79,7 +79,7 @@ def read_inputs(config: AlbefConfig, workdir: epath.Path) -> AlbefInputs:
     report = dict(captions.collection.report)
     report["images_of_part"] = {name: len(np.unique(part.image)) for name, part in parts.items()}
     measured = {name: part for name, part in parts.items() if name != "training"}
-    datasets = {name: image_task(part, tokens) for name, part in measured.items()}
+    datasets = {name: image_text_dataset(part, tokens) for name, part in measured.items()}
     return AlbefInputs(model, params, tokenizer, tokens, parts, datasets, report, judge)
 
 
