@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 # before anything imports JAX
@@ -26,6 +27,9 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+# files of minutes, which begin, or one worker would wait for the other in the end
+LONGEST = ("wheel", "processes", "vision_family", "e5_parity", "xquad_r_parity", "train", "step")
+
 
 def pytest_addoption(parser):
     """How often the tests that kill a command do so; README's figures are of 20."""
@@ -33,7 +37,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Share what is compiled with tests that run beside it and with commands that tests start."""
+    """Share what is compiled, also with commands that tests start; these do not ignore signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # as in the background and under nohup; what is ignored would be by all that tests start
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.compiled = tempfile.mkdtemp(prefix="jaxir-tests-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
@@ -51,8 +59,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker("slow")
-    # what stays on one worker begins first, or the other would wait for it in the end
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file share what they set up, so they stay on one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the longest begin
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

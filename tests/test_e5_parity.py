@@ -31,7 +31,6 @@ from jaxir.training.run import run  # noqa: E402
 SHARED = Path(__file__).parents[2] / "shared"
 TOOL, XQUAD_R = SHARED / "tools/multilingual-e5-small", SHARED / "data/xquad-r"
 pytestmark = [
-    pytest.mark.xdist_group("e5"),  # they share the weights, which take long to make
     pytest.mark.slow,
     pytest.mark.skipif(not TOOL.exists(), reason=f"the weights are made by {TOOL}"),
     pytest.mark.skipif(not XQUAD_R.is_dir(), reason=f"the sentences are those of {XQUAD_R}"),

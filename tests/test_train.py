@@ -70,6 +70,7 @@ def test_what_a_run_leaves_behind(finished):
     assert not list(workdir.rglob("*unfinished*"))
 
 
+@pytest.mark.slow
 def test_a_packed_run_learns_what_a_padded_one_learns(finished, tmp_path):
     """The same batches and dropout, with other sums of rounding errors."""
     padded, workdir = finished
@@ -143,6 +144,7 @@ def test_another_config_is_refused_with_the_field_named(finished):
         run(other, RETRIEVAL, workdir)
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, tmp_path):
     config, workdir = finished
 
@@ -219,6 +221,7 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tmp_path):
     config = write_config(tmp_path)
     workdirs = {name: tmp_path / name for name in ("full", "whole")}

@@ -114,6 +114,7 @@ def _assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(finished):
     config, workdir = finished
     lines = [line for line in _lines(workdir) if "loss" in line]
@@ -146,6 +147,7 @@ def test_what_a_run_leaves_behind(finished):
     assert not list(workdir.rglob("*unfinished*"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_shown_and_not_run_again(finished, capsys):
     config, workdir = finished
     before = (workdir / "metrics.jsonl").stat().st_mtime_ns
@@ -189,6 +191,7 @@ def test_stopped_by_sigterm_and_resumed_equals_uninterrupted(finished, stopped, 
     assert results[0]["datasets"] == results[1]["datasets"]
 
 
+@pytest.mark.slow
 def test_the_export_reads_back_as_the_best_checkpoint(finished, tmp_path):
     _, workdir = finished
     shutil.copytree(workdir, tmp_path / "bare", ignore=shutil.ignore_patterns("export"))
@@ -206,6 +209,7 @@ def test_a_run_under_way_is_read_from_its_best_checkpoint(finished, stopped):
     _assert_equal(jax.device_get(found.params), _state(config, stopped, 4)["params"]["model"])
 
 
+@pytest.mark.slow
 def test_clipscore_with_a_run_as_the_scorer(finished, tmp_path):
     config, workdir = finished
     captions = read_captions(dataclasses.replace(config.captions, limit=4))
@@ -232,6 +236,7 @@ def test_clipscore_with_a_run_as_the_scorer(finished, tmp_path):
     assert found["prefix"] == ""  # it was trained on captions as they are
 
 
+@pytest.mark.slow
 def test_commands_for_retrievers_say_what_this_is(finished, tmp_path):
     _, workdir = finished
     said = "a run of albef; a retriever of texts is needed here"

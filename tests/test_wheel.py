@@ -24,10 +24,7 @@ from jaxir.models.dual_encoder import init_params
 from jaxir.models.hf import write_model
 from jaxir.models.trained import read_folder
 
-pytestmark = [
-    pytest.mark.slow,  # minutes, most of them pip's
-    pytest.mark.xdist_group("wheel"),  # they share the environment
-]
+pytestmark = pytest.mark.slow  # minutes, most of them pip's
 
 ROOT = Path(__file__).parents[1]
 SMALL = (

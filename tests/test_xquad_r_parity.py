@@ -22,12 +22,13 @@ pytestmark = [
 ]
 
 
-def evaluate(model, tmp_path):
+def evaluate(model, tmp_path, folder=FOLDER, *more):
     """The report, and the figures of the model."""
     command = [sys.executable, "-m", "jaxir.evaluate", "--model", str(model), "--nobm25"]
-    command += ["--benchmark", "xquad_r", "--directory", str(FOLDER)]
+    command += ["--benchmark", "xquad_r", "--directory", str(folder), *more]
     # the devices and the settings of a user, not those of the tests
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    kept = ("PATH", "HOME", "JAX_PLATFORMS")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment["JAXIR_CACHE"] = str(tmp_path / "cache")
     subprocess.run([*command, "--output", tmp_path / "out"], env=environment, check=True)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -51,10 +52,13 @@ def test_minilm_on_the_whole_of_xquad_r(tmp_path):
 
 
 @pytest.mark.skipif(not E5.exists(), reason=f"the weights are made by {E5}")
-def test_e5_on_the_whole_of_xquad_r(tmp_path):
+def test_e5_on_three_languages_of_xquad_r(tmp_path):
     """Strong, and strongly biased: what `configs/xquad_r_e5.py` starts from."""
     subprocess.run([sys.executable, E5, tmp_path / "e5"], check=True, capture_output=True)
-    _, figures = evaluate(tmp_path / "e5", tmp_path)
+    (tmp_path / "some").mkdir()
+    for language in ("en", "ar", "zh"):
+        (tmp_path / "some" / f"{language}.json").symlink_to(FOLDER / f"{language}.json")
+    _, figures = evaluate(tmp_path / "e5", tmp_path, tmp_path / "some", "--allow_partial")
     maps = [figures[name]["map"] for name in ("monolingual", "cross_lingual", "multilingual")]
-    assert maps == pytest.approx([0.800, 0.640, 0.298], abs=0.002)
-    assert figures["multilingual"]["rank_distance"] == pytest.approx(1_214, abs=5)
+    assert maps == pytest.approx([0.810, 0.602, 0.355], abs=0.002)
+    assert figures["multilingual"]["rank_distance"] == pytest.approx(400, abs=3)
