@@ -286,7 +286,7 @@ def _misspelt(argv: list[str], error: Exception) -> str:
     fields = [line.split("=")[0].strip().lstrip("-") for kind in kinds for line in field_help(kind)]
     for argument in argv:
         path = argument.lstrip("-").split("=", 1)[0]
-        # what stands in a tuple is no field of its own
+        # elements of a tuple are not fields
         if path.startswith("config.") and path.split("[")[0] not in fields:
             near = difflib.get_close_matches(path, fields, 1, cutoff=0.0)
             return f"--{path}: no such field{of_task}; the nearest is --{near[0]}"
@@ -298,6 +298,6 @@ def _without_overrides(argv: list[str]) -> RunConfig | None:
     try:
         (path,) = (path for _, path in _config_arguments(argv))
         config = runpy.run_path(path)["get_config"]()
-    except Exception:  # whatever its file does wrong, something else is being told
+    except Exception:  # whatever its file does wrong, another error is being reported
         return None
     return config if isinstance(config, RunConfig) else None

@@ -36,7 +36,7 @@ def progress_bar(what: str, total: int | None, unit: str, done: int = 0, **optio
     """A tqdm bar on stderr: drawn in place on a terminal, a line every 30 seconds elsewhere.
 
     Args:
-        what: stands before it.
+        what: label of the bar.
         total: how many there are; None: unknown.
         unit: what is counted, in the plural.
         done: how many were done before.

@@ -48,7 +48,7 @@ def test_the_card_of_a_run_says_how_it_was_made(tmp_path):
         "* Steps: 4 of 16 pairs; seed 0.",
         "* Data: rows.jsonl.",
         "* Rows of data: 360.",
-        'Before queries stands "Query: ", before passages "Passage: ".',
+        'Queries are prefixed with "Query: ", passages with "Passage: ".',
     ):
         assert line in card
     assert re.search(r"\* Shares of batches: .*monolingual \d", card)

@@ -20,7 +20,7 @@ from jaxir.errors import UserError
 from jaxir.runtime import mesh as mesh_module
 from jaxir.runtime.mesh import make_mesh, process_rows, replicate, to_devices
 from jaxir.training.optimizer import decayed, learning_rate
-from jaxir.training.retrieval import RETRIEVAL, batch_loss
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.step import TrainStep, init_state, make_state, matmul_flops
 
 BATCH = 16
@@ -73,7 +73,7 @@ def test_one_device_and_eight_have_one_loss_and_gradient(dropout):
     def gradient(mesh):
         state = replicate(init_state(config, None, RETRIEVAL), mesh)
         seed = jnp.uint32(5) if dropout else None
-        function = jax.value_and_grad(lambda p, b: batch_loss(p, b, config, seed)[0])
+        function = jax.value_and_grad(lambda p, b: RETRIEVAL.loss(p, {}, b, config, 0, seed)[0])
         return jax.jit(function)(state["params"], to_devices(_batch(), mesh))
 
     (one_loss, one), (eight_loss, eight) = _on(1, gradient), _on(8, gradient)
@@ -89,7 +89,7 @@ def _gradient(config, dropout, devices=8, replicas=1):
     with jax.set_mesh(mesh):
         state = make_state(config, None, mesh, RETRIEVAL)
         seed = jnp.uint32(5) if dropout else None
-        function = jax.value_and_grad(lambda p, b: batch_loss(p, b, config, seed)[0])
+        function = jax.value_and_grad(lambda p, b: RETRIEVAL.loss(p, {}, b, config, 0, seed)[0])
         loss, gradient = jax.jit(function)(state["params"], to_devices(_batch(), mesh))
         return float(loss), jax.device_get(replicate(gradient, mesh)), state
 
@@ -179,7 +179,7 @@ def test_dropout_matters_and_follows_the_seed():
     def losses(mesh):
         params = replicate(init_state(config, None, RETRIEVAL), mesh)["params"]
         batch = to_devices(_batch(), mesh)
-        loss = jax.jit(lambda seed: batch_loss(params, batch, config, seed)[0])
+        loss = jax.jit(lambda seed: RETRIEVAL.loss(params, {}, batch, config, 0, seed)[0])
         return [loss(x if x is None else jnp.uint32(x)) for x in (None, 1, 1, 2)]
 
     plain, first, again, other = _on(8, losses)
@@ -227,7 +227,7 @@ def test_flops_are_those_of_all_devices():
         with jax.set_mesh(mesh):
             params = replicate(init_state(_config(), None, RETRIEVAL), mesh)["params"]
             batch = to_devices(_batch(), mesh)
-            loss = jax.make_jaxpr(lambda p, b: batch_loss(p, b, _config(), None)[0])
+            loss = jax.make_jaxpr(lambda p, b: RETRIEVAL.loss(p, {}, b, _config(), 0, None)[0])
             return matmul_flops(loss(params, batch).jaxpr)
 
     assert flops(1) == flops(8) > 1e5

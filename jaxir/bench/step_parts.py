@@ -21,7 +21,7 @@ from jaxir.runtime.mesh import make_mesh, replicate, to_devices
 from jaxir.training.batch_embedding import embed_batch
 from jaxir.training.losses import contrastive_loss
 from jaxir.training.optimizer import make_optimizer
-from jaxir.training.retrieval import RETRIEVAL, batch_loss
+from jaxir.training.retrieval import RETRIEVAL
 from jaxir.training.step import make_state
 
 LOOKUP, GRADIENT = "token lookup", "gradient of the table"
@@ -46,7 +46,7 @@ def measure(
     optimizer = make_optimizer(config.optimizer, config.steps)
     seed = jnp.uint32(0)  # of dropout, a traced value as in a step
     embed = jax.jit(lambda p, b: embed_batch(config, p["model"], b, seed))
-    gradient = jax.jit(jax.grad(lambda p, b: batch_loss(p, b, config, seed)[0]))
+    gradient = jax.jit(jax.grad(lambda p, b: RETRIEVAL.loss(p, {}, b, config, 0, seed)[0]))
 
     def loss_of(embeddings: tuple[Any, Any]) -> Any:
         queries, passages = embeddings

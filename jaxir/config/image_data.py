@@ -35,7 +35,7 @@ class ImageSource:
     reader: str = "folder"  # a name in `jaxir.vision.data.readers.READERS`
     images: str = ""  # folder; webdataset: tar, folder or glob of tars; tfds: "coco_captions/2014"
     captions: str = ""  # of folder: JSON lines, a file, folder or glob
-    # those that are kept, none: all; of captions that name no language: theirs, one
+    # languages to keep, (): all; captions without a language have the only one given
     languages: tuple[str, ...] = ()
     name: str = ""  # what reports call it; "": where the images are
     split: str = "train"  # of tfds, drawn ("held_out") and emoji (see its reader)

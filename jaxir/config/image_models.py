@@ -57,7 +57,7 @@ class ClipTextConfig:
     heads: int = 8
     intermediate_size: int = 2048
     positions: int = 77
-    end_id: int = 49_407  # of the token at whose first place the text is read out
+    end_id: int = 49_407  # the text's vector is the state at the first token of this id
     # where the config has the old eos_token_id = 2: read out at the first of the highest id
     highest_id_ends: bool = False
     dropout: float = 0.0

@@ -21,7 +21,7 @@ class Fields:
     passage_language: str = "passage_lang"
     hard_negatives: str = "hard_negatives"
     answers: str = ""  # SQuAD's {"text": [...], "answer_start": [...]}; needed for sentences
-    text: str = ""  # a text that stands on both sides: as query and as passage of its translations
+    text: str = ""  # a text used as query and as passage of its translations
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Source:
     path: str = ""  # file, folder or glob ("{language}" is filled in); for tfds: "xquad/ar"
     languages: tuple[str, ...] = ()  # (query,), (query, passage), or those of the parallel files
     name: str = ""  # what reports call it; "": the path
-    parallel: str = ""  # sources with the same word here tie rows of equal id together; "": alone
+    # sources with the same word share ids: rows of equal id are translations; "": none do
+    parallel: str = ""
     split: str = "train"  # tfds only
     fields: Fields = field(default_factory=Fields)  # of jsonl and parquet; id="" numbers the rows
     language_codes: dict[str, str] = field(default_factory=dict)  # the file's code: the real one
@@ -74,8 +75,8 @@ class RetrievalEvaluationConfig(EvaluationConfig):
     # encoded at a time, padding included; 0: what suits the devices
     batch_tokens: int = not_negative(0)
     benchmark: str = one_of("", *BENCHMARKS)  # evaluated whole at the end; "": none
-    benchmark_directory: str = ""  # where it lies; "": xquad_r is downloaded
-    # what its candidates are
+    benchmark_directory: str = ""  # folder of its files; "": xquad_r is downloaded
+    # unit of its candidates
     passage: str = one_of("sentence", "sentence", "sentence_with_paragraph")
     baselines: bool = False  # at the end also BM25 and the untrained model
 

@@ -1,4 +1,4 @@
-"""Everything a run can be told whatever it trains: schedule, optimizer, devices, logging, sweep.
+"""Config fields of every task: schedule, optimizer, devices, logging, sweep.
 
 The dataclasses are not frozen because command-line overrides
 (`--config.optimizer.learning_rate=1e-4`) assign to fields.
@@ -69,7 +69,7 @@ class OptimizerConfig:
 class ScaleConfig:
     """Sharding of a step over the devices, and ways to save their memory."""
 
-    # gradient caching: texts (packed: rows) that a device embeds at a time; 0: all of its own
+    # gradient caching: texts (packed: rows) that a device embeds at a time; 0: all that it has
     grad_cache_chunk: int = not_negative(0)
     fsdp: bool = False  # parameters and optimizer state split over the devices
     replicas: int = positive(1)  # with fsdp: whole copies, each split over neighbouring devices
@@ -108,14 +108,14 @@ class LoggingConfig:
 class SweepConfig:
     """Runs that differ in the shares of `kinds` and in the seed alone; see `jaxir.sweep.mixtures`.
 
-    Without a point there is one run, of `hybrid.shares`.
+    Without mixtures there is one run, of `hybrid.shares`.
     """
 
     kinds: tuple[str, ...] = ("monolingual", "cross_lingual", "multilingual")  # the three corners
     step: float = 0.0  # of a grid over all their shares: it divides 1; 0: no grid
     named: tuple[str, ...] = ()  # of jaxir.sweep.mixtures.NAMED, "uniform" for one
-    shares: dict[str, Shares] = field(default_factory=dict)  # further points, by name
-    seeds: int = positive(1)  # of each point: config.seed and those after it
+    shares: dict[str, Shares] = field(default_factory=dict)  # further mixtures, by name
+    seeds: int = positive(1)  # of each mixture: config.seed and those after it
 
 
 @dataclass
@@ -141,8 +141,8 @@ class RunConfig:
             UserError: names the field, its value and the bound it breaks.
         """
         check_bounds(self)
-        own_task = type(self)().task
-        require(self.task == own_task, "task", self.task, repr(own_task))
+        expected = type(self)().task
+        require(self.task == expected, "task", self.task, repr(expected))
         check_shares("hybrid.shares", self.hybrid.shares)
         for name, shares in self.sweep.shares.items():
             check_shares(f"sweep.shares[{name}]", shares)

@@ -1,6 +1,6 @@
-"""Exact shares: kinds of things take turns so that no share is ever off by a whole draw.
+"""Exact interleaving: the count of each kind is always within one draw of its share.
 
-Dimension key: K kinds of things that take turns, T draws of one period, N any draws asked for.
+Dimension key: K kinds, T draws of a period, N draws that are looked up.
 
 Nothing here keeps state: the kind that is drawn n-th, and how often it was drawn before, are two
 look-ups in tables of one period. So a run resumed at any step continues exactly, at no cost.

@@ -98,16 +98,16 @@ class Loader:
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The arrays of a slice of a step's global batch."""
         queries, passages, groups = self._texts(step)
-        own = passages[rows].reshape(-1)
+        texts = passages[rows].reshape(-1)
         query_ids, query_lengths = self.query_tokens.padded(queries[rows], self.max_query_tokens)
-        passage_ids, passage_lengths = self.passage_tokens.padded(own, self.max_passage_tokens)
+        passage_ids, passage_lengths = self.passage_tokens.padded(texts, self.max_passage_tokens)
         arrays = {
             "query_ids": query_ids,
             "query_lengths": query_lengths,
             "query_cluster": self.collection.cluster[groups[rows]],
             "passage_ids": passage_ids,
             "passage_lengths": passage_lengths,
-            "passage_cluster": np.where(own >= 0, self.collection.text_cluster[own], -1),
+            "passage_cluster": np.where(texts >= 0, self.collection.text_cluster[texts], -1),
         }
         if self.packed_length:
             arrays |= self._packed(arrays, queries, passages, rows)
@@ -120,8 +120,10 @@ class Loader:
         drawn = self.hybrid.batch(step)
         groups, language = drawn.groups, drawn.passage_language
         queries = self.collection.query[groups, drawn.query_language]
-        own = self.collection.passage[groups, language]
-        passages = np.concatenate([own[:, None], self._negatives(step, groups, language)], axis=1)
+        positives = self.collection.passage[groups, language]
+        passages = np.concatenate(
+            [positives[:, None], self._negatives(step, groups, language)], axis=1
+        )
         return queries, passages, groups
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The step of a config, compiled by the TPU compiler for a slice that nobody has to own.
+"""The step of a config, compiled by the TPU compiler for a slice that need not exist here.
 
 The real training step is compiled; nothing is run. Memory is the compiler's plan; FLOPs are counted
 in the traced step; bytes and cycles are read from the compiled program (`program.read_program`).

@@ -1,6 +1,6 @@
 """Atomic checkpoints: written by orbax, sealed by SHA-256 sums.
 
-orbax restores a checkpoint with flipped bits without a word, so every file is summed once the
+orbax restores a checkpoint with flipped bits without an error, so every file is summed once the
 checkpoint is complete, and the manifest, written last, is checked before anything is restored. A
 checkpoint without a manifest was interrupted and does not count.
 """

@@ -28,7 +28,7 @@ def train(setup: Setup, name: str) -> Any:
 
     Args:
         setup: of the run.
-        name: stands before its progress line.
+        name: label of the progress line.
 
     Returns:
         The parameters of the best checkpoint's model.
@@ -74,7 +74,7 @@ def _train_from(
         for step, batch in enumerate(stream, start):
             on_devices = to_devices(batch, mesh)
             state, metrics = train_step(state, on_devices)
-            # the step runs on while the host goes on; the meter waits for the step before it
+            # dispatch is asynchronous: the meter waits for the step before this one
             meter.add(step, batch, metrics)
             progress.update()
             done, last = step + 1, step + 1 == config.steps

@@ -82,8 +82,8 @@ def _use(model: TrainedModel) -> Iterator[str]:
     yield "```"
     yield ""
     yield (
-        f"Before queries stands {json.dumps(model.query_prefix, ensure_ascii=False)}, before "
-        f"passages {json.dumps(model.passage_prefix, ensure_ascii=False)}."
+        f"Queries are prefixed with {json.dumps(model.query_prefix, ensure_ascii=False)}, "
+        f"passages with {json.dumps(model.passage_prefix, ensure_ascii=False)}."
     )
     yield ""
 

@@ -34,24 +34,6 @@ from jaxir.training.trained import write_export
 from jaxir.training.workdir import values_file
 
 
-def batch_loss(
-    params: Any, batch: dict[str, Array], config: Config, dropout_seed: Array | None
-) -> tuple[Array, Metrics]:
-    """InfoNCE over a global batch, and the metrics that are logged; no seed: no dropout."""
-    queries, passages = embed_batch(config, params["model"], batch, dropout_seed)
-    temperature = clamped_temperature(params.get("log_temperature"), config.loss)
-    loss, accuracy = contrastive_loss(
-        queries,
-        passages,
-        batch["query_cluster"],
-        batch["passage_cluster"],
-        batch["passage_lengths"] > 0,
-        temperature,
-        config.loss,
-    )
-    return loss, {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
-
-
 class RetrievalTask:
     """Training and evaluation of a dual encoder on queries and passages; see `Task`."""
 
@@ -81,18 +63,29 @@ class RetrievalTask:
         aux_state: AuxState,
         batch: dict[str, Array],
         config: Config,
-        step: Array,
-        seed: Array,
+        step: Array | int,
+        seed: Array | None,
     ) -> tuple[Array, tuple[Metrics, AuxState]]:
-        """InfoNCE over the global batch, with the encoder's dropout."""
-        encoder = config.model.encoder
-        with_dropout = encoder.dropout or encoder.attention_dropout
-        loss, metrics = batch_loss(params, batch, config, seed if with_dropout else None)
+        """InfoNCE over the global batch; a seed of None means no dropout."""
+        if not (config.model.encoder.dropout or config.model.encoder.attention_dropout):
+            seed = None
+        queries, passages = embed_batch(config, params["model"], batch, seed)
+        temperature = clamped_temperature(params.get("log_temperature"), config.loss)
+        loss, accuracy = contrastive_loss(
+            queries,
+            passages,
+            batch["query_cluster"],
+            batch["passage_cluster"],
+            batch["passage_lengths"] > 0,
+            temperature,
+            config.loss,
+        )
+        metrics = {"loss": loss, "accuracy": accuracy, "temperature": jnp.float32(temperature)}
         return loss, (metrics, aux_state)
 
     def validation_loss(self, params: Any, batch: dict[str, Array], config: Config) -> Array:
         """InfoNCE over the global batch, without dropout."""
-        return batch_loss(params, batch, config, None)[0]
+        return self.loss(params, {}, batch, config, 0, None)[0]
 
     def make_encoders(self, config: Config) -> Embed:
         """The jitted embedding function."""

@@ -50,7 +50,7 @@ def train_and_evaluate(setup: Setup, name: str) -> Results:
 
     Args:
         setup: of the run.
-        name: stands before its progress line.
+        name: label of the progress line.
 
     Raises:
         UserError, RunError: see `train`; and for parameters that are not finite.

@@ -58,7 +58,7 @@ def abstract_state(config: RunConfig, pretrained: Any | None, mesh: Mesh, task: 
 
 
 def make_state(config: RunConfig, pretrained: Any | None, mesh: Mesh, task: "Task") -> State:
-    """The state of step 0 on the devices; none makes or gets more than its own part."""
+    """The state of step 0 on the devices; each device allocates only its own shard."""
     abstract = abstract_state(config, pretrained, mesh, task)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     if pretrained is None:
@@ -109,11 +109,13 @@ class TrainStep:
     """`train_step` of a run, compiled once for each shape of batch and kept; donates the state."""
 
     def __init__(self, config: RunConfig, task: "Task"):
-        self.config, self.task = config, task
+        self._jitted = jax.jit(
+            lambda state, batch: train_step(state, batch, config, task), donate_argnums=0
+        )
         self.compiled: dict[tuple[tuple[int, ...], ...], CompiledStep] = {}
 
     def __call__(self, state: State, batch: dict[str, Array]) -> tuple[State, "Metrics"]:
-        """Take a step; the state that was given is gone."""
+        """Take a step, which donates the given state."""
         return self.compile(state, batch).program(state, batch)
 
     def compile(self, state: State, batch: Mapping[str, Any]) -> CompiledStep:
@@ -139,11 +141,7 @@ class TrainStep:
 
     def trace(self, state: Any, batch: Mapping[str, Any]) -> Any:
         """`train_step` traced for these shapes and shardings, for a mesh that may be abstract."""
-
-        def step(state: State, batch: dict[str, Array]) -> tuple[State, "Metrics"]:
-            return train_step(state, batch, self.config, self.task)
-
-        return jax.jit(step, donate_argnums=0).trace(state, batch)
+        return self._jitted.trace(state, batch)
 
     def _compile(self, state: State, batch: Mapping[str, Any]) -> CompiledStep:
         def abstract(x: Array) -> jax.ShapeDtypeStruct:
