@@ -36,6 +36,7 @@ def test_an_exported_folder_is_the_same_model(tmp_path):
         run_export("--model", MODEL)
 
 
+@pytest.mark.slow
 def test_the_card_of_a_run_says_how_it_was_made(tmp_path):
     config = tiny_config(tmp_path, steps=4)
     config.evaluation.every = 0

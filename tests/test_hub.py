@@ -130,6 +130,7 @@ def load(cache, url, *names, **environment):
     return [json.loads(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_name_is_downloaded_once_and_pickles_are_not(hub, tmp_path):
     url = f"http://127.0.0.1:{hub.server_port}"
     names = ("owner/whole", "owner/pickled", "owner/none", "owner/gated", "owner/a b")
