@@ -2,7 +2,7 @@
 
 Dimension key: R runs, P mixtures, K kinds.
 
-Quality (mAP; images: R@1) is measured in the multilingual pool; bias is the logarithm of the rank
+Quality (the metric of the task) is measured in the multilingual pool; bias is the logarithm of the rank
 distance, which differs by factors between mixtures. The score of a run is
 
     weight * (quality - worst) / (best - worst) + (1 - weight) * (worst - bias) / (worst - best)
