@@ -2,8 +2,8 @@
 
 Dimension key: R runs, P mixtures, K kinds.
 
-Quality (the metric of the task) is measured in the multilingual pool; bias is the logarithm of the rank
-distance, which differs by factors between mixtures. The score of a run is
+Quality is the task's metric in the multilingual pool; bias is the logarithm of the rank distance,
+which differs by factors between mixtures. The score of a run is
 
     weight * (quality - worst) / (best - worst) + (1 - weight) * (worst - bias) / (worst - best)
 
