@@ -23,10 +23,10 @@ from jaxir.config import (
     Source,
 )
 from jaxir.data import batch as batch_layout
-from jaxir.data.batch import Batch, BatchLayout, texts_per_row
+from jaxir.data.batch import Batch, BatchLayout
 from jaxir.data.collection import read_collection
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.packing import enough_rows, pack, pack_batch, row_counts
+from jaxir.data.packing import enough_rows, pack_batch, pack_devices, row_counts
 from jaxir.data.pipeline import Loader, tokenize
 from jaxir.models.hf import read_tokenizer
 
@@ -106,12 +106,11 @@ def _packed(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
     """Batches of the same texts, packed as `Loader` packs them."""
     model, pairs = config.model, config.batch_size // devices
     width, limit = model.packed_length, model.max_query_tokens
-    max_texts = texts_per_row(width, limit)
-    packings = []
-    for batch in padded:
-        lengths = [batch[f"{side}_lengths"].reshape(devices, -1) for side in ("query", "passage")]
-        by_device = np.concatenate(lengths, axis=1)
-        packings.append([pack(of_device, width, max_texts) for of_device in by_device])
+    layout = BatchLayout(config.batch_size, 0, limit, model.max_passage_tokens, width)
+    packings = [
+        pack_devices(batch["query_lengths"], batch["passage_lengths"], layout, devices)
+        for batch in padded
+    ]
     # all devices have as many rows as the one that needs most, rounded up to one of a few counts,
     # each of which is compiled
     needed = [max(packing.rows for packing in of_batch) for of_batch in packings]
@@ -120,9 +119,9 @@ def _packed(config: Config, padded: list[Batch], devices: int) -> list[Batch]:
     batches = []
     for batch, of_batch, rows in zip(padded, packings, needed):
         count = next(count for count in counts if count >= rows)
-        layout = BatchLayout(pairs, 0, limit, model.max_passage_tokens, width, count)
+        of_device = dataclasses.replace(layout, pairs=pairs, rows=count)
         pad_id = model.encoder.pad_id
-        packed = pack_batch(batch, of_batch, layout, 0, config.batch_size, pad_id)
+        packed = pack_batch(batch, of_batch, of_device, 0, config.batch_size, pad_id)
         kept = {name: array for name, array in batch.items() if not name.endswith("_ids")}
         batches.append(kept | {name: array.astype(np.int32) for name, array in packed.items()})
     return batches

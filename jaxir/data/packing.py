@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Int
 
-from jaxir.data.batch import PACKED_FIELDS, BatchLayout
+from jaxir.data.batch import PACKED_FIELDS, BatchLayout, texts_per_row
 
 MAX_ROW_COUNTS = 4  # numbers of rows that a step is compiled for
 # Numbers of rows are rounded up to this part of the largest, so that runs with other shares or
@@ -79,6 +79,26 @@ def pack(lengths: Int[np.ndarray, "T"], packed_length: int, max_texts: int) -> P
             by_room[room].append(chosen)
             rooms |= 1 << room
     return Packing(row, start, slot, len(texts_in))
+
+
+def pack_devices(
+    query_lengths: Int[np.ndarray, "B"],
+    passage_lengths: Int[np.ndarray, "P"],
+    layout: BatchLayout,
+    devices: int,
+) -> list[Packing]:
+    """The packing of each device's texts, its queries before its passages.
+
+    Args:
+        query_lengths: tokens of the global batch's queries, cut to their limit.
+        passage_lengths: the same of its passages, 0 for one that is missing.
+        layout: of the global batch.
+        devices: that share the batch.
+    """
+    max_texts = texts_per_row(layout.packed_length, layout.max_query_tokens)
+    sides = [lengths.reshape(devices, -1) for lengths in (query_lengths, passage_lengths)]
+    of_devices = np.concatenate(sides, axis=1)
+    return [pack(lengths, layout.packed_length, max_texts) for lengths in of_devices]
 
 
 def pack_batch(

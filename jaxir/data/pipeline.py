@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxir.config import ModelConfig
-from jaxir.data.batch import Batch, BatchLayout, texts_per_row
+from jaxir.data.batch import Batch, BatchLayout
 from jaxir.data.collection import Collection
 from jaxir.data.hashing import hash_integers
 from jaxir.data.hybrid import Hybrid
-from jaxir.data.packing import Packing, enough_rows, pack, pack_batch, row_counts
+from jaxir.data.packing import Packing, enough_rows, pack_batch, pack_devices, row_counts
 from jaxir.data.tokens import Tokens, read_tokens
 from jaxir.errors import UserError
 
@@ -142,16 +142,17 @@ class Loader:
         self, queries: Int[np.ndarray, "B"], passages: Int[np.ndarray, "B P"]
     ) -> list[Packing]:
         """The packing of each device's texts, queries before passages."""
-        lengths = []
-        for tokens, texts, limit in (
-            (self.query_tokens, queries, self.max_query_tokens),
-            (self.passage_tokens, passages, self.max_passage_tokens),
-        ):
+
+        def lengths(tokens: Tokens, texts: Int[np.ndarray, "..."], limit: int) -> np.ndarray:
             cut = np.minimum(tokens.lengths_with_special_tokens(texts), limit)
-            lengths.append(np.where(texts >= 0, cut, 0).reshape(self.devices, -1))
-        max_texts = texts_per_row(self.packed_length, self.max_query_tokens)
-        of_devices = np.concatenate(lengths, axis=1)
-        return [pack(of_device, self.packed_length, max_texts) for of_device in of_devices]
+            return np.where(texts >= 0, cut, 0)
+
+        return pack_devices(
+            lengths(self.query_tokens, queries, self.max_query_tokens),
+            lengths(self.passage_tokens, passages, self.max_passage_tokens).reshape(-1),
+            self.layout,
+            self.devices,
+        )
 
     def _packed(
         self,

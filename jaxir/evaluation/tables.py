@@ -57,7 +57,7 @@ def print_settings(
     for name, values in rows.items():
         cells = [_bold(_text(value), value == top) for value, top in zip(values, best)]
         table.add_row(name, *cells)
-    _print(table)
+    print_table(table)
 
 
 def print_comparison(
@@ -94,7 +94,7 @@ def print_comparison(
                 ties.append(f"{columns[column][0]}: {name} ties with {leader}")
             cells.append(cell)
         table.add_row(name, *cells)
-    _print(table)
+    print_table(table)
     return ties
 
 
@@ -117,7 +117,7 @@ def print_metrics(
             low, high = intervals[f"{setting}/{name}"]
             cells.append(f"{_text(value)} [dim]{_text(low)} to {_text(high)}[/dim]")
         table.add_row(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", *cells)
-    _print(table)
+    print_table(table)
 
 
 def print_paired(first: str, second: str, title: str, tests: Mapping[str, PairedTest]) -> None:
@@ -143,7 +143,7 @@ def print_paired(first: str, second: str, title: str, tests: Mapping[str, Paired
             f"{'+' if test.difference > 0 else ''}{_text(test.difference)}",
             p_value,
         )
-    _print(table)
+    print_table(table)
 
 
 def _best(rows: list[list[float]], columns: Sequence[Column]) -> list[float]:
@@ -173,8 +173,9 @@ def _table(title: str, first: str, columns: Sequence[Column]) -> Table:
     return table
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table, width: int = 110, **options: Any) -> None:
+    """Print a table, on at least `width` columns; `options` are those of rich's console."""
     # log files report eighty columns, which would cut the tables
-    console = Console()
-    console.width = max(console.width, 110)
+    console = Console(**options)
+    console.width = max(console.width, width)
     console.print(table)

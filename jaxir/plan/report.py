@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from jaxir.config import Config
+from jaxir.evaluation.tables import print_table
 from jaxir.plan.chips import GIB, Slice, find_slice
 from jaxir.plan.compiling import plan_search, plan_step
 from jaxir.plan.largest_batch import largest_batch
@@ -89,7 +89,7 @@ def _print_tried(tried: list[tuple[str, int]], tpu_slice: Slice) -> None:
     table.add_column("batch size", justify="right")
     for saving, size in tried:
         table.add_row(saving, f"{size:,}" if size else "none", f"{size * tpu_slice.chips:,}")
-    _show(table)
+    print_table(table)
 
 
 def _print(report: dict[str, Any], tpu_slice: Slice) -> None:
@@ -130,10 +130,4 @@ def _print(report: dict[str, Any], tpu_slice: Slice) -> None:
         f"search: {topk.QUERY_BLOCK} queries, {chunks.CHUNK_BYTES >> 20} MiB of index per chip",
         f"{search['peak_bytes'] / GIB:.2f} GiB, HBM traffic {search['hbm_bytes'] / GIB:.2f} GiB",
     )
-    _show(table)
-
-
-def _show(table: Table) -> None:
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print(table)
+    print_table(table)

@@ -90,8 +90,13 @@ class Checkpoints:
                 scored.append((value if self.best == "loss" else -value, step))
         return min(scored)[1] if scored else NONE
 
-    def restore(self, step: int, abstract: Any) -> Any:
-        """The state saved at a step, in the shapes and shardings of `abstract`.
+    def restore(self, step: int, abstract: Any = None) -> Any:
+        """The state saved at a step.
+
+        Args:
+            step: of a sealed checkpoint.
+            abstract: shapes, dtypes and shardings to restore to; None: the saved shapes, on one
+                local device, which may be of another machine than the run's.
 
         Raises:
             UserError: a file is missing, changed or not in the manifest.
@@ -103,38 +108,26 @@ class Checkpoints:
             )
         return self._read(step, abstract)
 
-    def _read(self, step: int, abstract: Any) -> Any:
-        return self._checkpointer.restore(self._path(step), args=ocp.args.StandardRestore(abstract))
-
-    def restore_latest(self, abstract: Any) -> tuple[int, Any] | None:
+    def restore_latest(self, abstract: Any = None) -> tuple[int, Any] | None:
         """Step and state of the newest undamaged checkpoint; damaged ones are named.
 
-        Raises:
-            UserError: there are checkpoints, but every one is damaged.
-        """
-        step = self.newest_step()
-        return None if step is None else (step, self._read(step, abstract))
-
-    def newest_step(self) -> int | None:
-        """Step of the newest undamaged checkpoint, None where there is none.
+        Args:
+            abstract: as for `restore`.
 
         Raises:
             UserError: there are checkpoints, but every one is damaged.
         """
         step = agree(self._newest_undamaged() if is_first() else NONE)
-        return None if step == NONE else step
+        return None if step == NONE else (step, self._read(step, abstract))
 
-    def abstract(self, step: int) -> Any:
-        """Shapes and dtypes of the state saved at a step, to restore it on one local device.
-
-        They come from the checkpoint's own metadata, so that a model can be read on another
-        machine than it was trained on.
-        """
-        saved = self._checkpointer.metadata(self._path(step)).item_metadata
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
-        )
+    def _read(self, step: int, abstract: Any) -> Any:
+        if abstract is None:
+            saved = self._checkpointer.metadata(self._path(step)).item_metadata
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
+            )
+        return self._checkpointer.restore(self._path(step), args=ocp.args.StandardRestore(abstract))
 
     def _newest_undamaged(self) -> int:
         self._remove_unsealed()

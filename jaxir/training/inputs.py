@@ -1,6 +1,5 @@
 """The inputs that runs of one config share, whatever their shares and seeds."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,10 +50,6 @@ class RetrievalInputs:
     passage_tokens: Tokens
     datasets: Mapping[str, TokenizedDataset]  # "held_out" and, if there is one, the benchmark
     data_report: Mapping[str, Any]
-
-    def resolved(self, config: Config) -> Config:
-        """The config with the model's true shape."""
-        return dataclasses.replace(config, model=self.model)
 
     def loader(
         self, config: Config, collection: Collection, schedule: Hybrid, training: bool

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
+from jaxir.evaluation.tables import print_table
 from jaxir.runtime.processes import is_first
 from jaxir.training.task import Setup
 
@@ -24,9 +24,7 @@ def print_overview(setup: Setup) -> None:
     table.add_column()
     for name, text in _lines(setup):
         table.add_row(name, text)
-    console = Console(stderr=True, highlight=False)
-    console.width = max(console.width, 100)
-    console.print(table)
+    print_table(table, width=100, stderr=True, highlight=False)
 
 
 def _lines(setup: Setup) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@
 and captions. The loop, checkpoints, logs and sweeps know this protocol alone.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,10 @@ class Inputs(Protocol):
     """Everything that the runs of one config read, whatever their shares and seeds."""
 
     @property
+    def model(self) -> Any:
+        """The model's config with its true shape, which weights or a tokenizer have decided."""
+
+    @property
     def params(self) -> Any | None:
         """Initial weights of the model; None: random."""
 
@@ -46,9 +51,6 @@ class Inputs(Protocol):
     @property
     def data_report(self) -> Mapping[str, Any]:
         """Counts of the data, for people."""
-
-    def resolved(self, config: Any) -> Any:
-        """The config with the model's true shape, which weights or a tokenizer have decided."""
 
     def loader(
         self, config: Any, collection: Collection, schedule: Hybrid, training: bool
@@ -157,9 +159,9 @@ def set_up(
         UserError: the data has no row for a kind of batch that the shares ask for.
     """
     schedule = Hybrid(inputs.training, config.hybrid, config.batch_size, config.seed)
-    config = inputs.resolved(config)
-    compiled = compiled or make_compiled(config, task)
-    return Setup(config, task, inputs, mesh, schedule, compiled, workdir)
+    resolved: Any = dataclasses.replace(config, model=inputs.model)  # type: ignore[call-arg]
+    compiled = compiled or make_compiled(resolved, task)
+    return Setup(resolved, task, inputs, mesh, schedule, compiled, workdir)
 
 
 def make_compiled(config: RunConfig, task: Task) -> Compiled:

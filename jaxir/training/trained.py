@@ -14,7 +14,7 @@ from jaxir.models.hf import write_model
 from jaxir.models.trained import TrainedModel, read_folder
 from jaxir.runtime.files import as_local, path_of
 from jaxir.training.model_card import model_card
-from jaxir.training.workdir import CONFIG_FILE, RESULTS_FILE, read_config
+from jaxir.training.workdir import CONFIG_FILE, read_config, read_results
 
 
 def is_workdir(name: str) -> bool:
@@ -69,8 +69,7 @@ def export(name: str, folder: str | os.PathLike) -> None:
     config, results = None, None
     if is_workdir(name):
         config = _read_retriever_config(path_of(name))
-        path = path_of(name) / RESULTS_FILE
-        results = json.loads(path.read_text()) if path.exists() else None
+        results = read_results(path_of(name))
     write_export(folder, read_trained(name), config, results, name)
 
 
@@ -104,11 +103,12 @@ def newest_params(config: RunConfig, workdir: epath.Path) -> Any:
 
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, config.evaluation.best)
     try:
-        step = checkpoints.best_step()
-        if step is None:
-            step = checkpoints.newest_step()
-        if step is None:
-            raise UserError(f"{workdir}: this run has saved no checkpoint yet")
-        return checkpoints.restore(step, checkpoints.abstract(step))["params"]["model"]
+        best = checkpoints.best_step()
+        if best is not None:
+            return checkpoints.restore(best)["params"]["model"]
+        newest = checkpoints.restore_latest()
     finally:
         checkpoints.close()
+    if newest is None:
+        raise UserError(f"{workdir}: this run has saved no checkpoint yet")
+    return newest[1]["params"]["model"]

@@ -50,10 +50,6 @@ class AlbefInputs:
         """Name of the dataset that is evaluated during training, the first; "": none."""
         return next(iter(self.datasets), "")
 
-    def resolved(self, config: AlbefConfig) -> AlbefConfig:
-        """The config with the model's true shape."""
-        return dataclasses.replace(config, model=self.model)
-
     def loader(
         self, config: AlbefConfig, collection: Collection, schedule: Hybrid, training: bool
     ) -> CaptionLoader:
